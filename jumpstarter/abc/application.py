@@ -1,0 +1,48 @@
+"""The port of applications: what a worker runs. ``compat_celery`` implements it for a Celery app."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from jumpstarter.jobs import Delivery, Handler, Job, Outcome
+
+
+class Application(Protocol):
+    """Turns deliveries into jobs and knows what to store when a job ends without having run."""
+
+    #: For people: the application's name in logs and traces.
+    name: str
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """Every task by its name."""
+        ...
+
+    def decode(self, delivery: Delivery) -> Job:
+        """Understand the headers (not the payload). Pure.
+
+        :raises UnknownTask: no handler has that name.
+        :raises Undecodable: the headers or the content type are wrong.
+        """
+        ...
+
+    def refuse(self, delivery: Delivery, error: Exception) -> Outcome:
+        """What comes of a delivery that cannot become a job (``UnknownTask``, ``Undecodable``)."""
+        ...
+
+    def expire(self, job: Job) -> Outcome:
+        """What comes of a job that was not started before its time ran out."""
+        ...
+
+    def lose(self, job: Job, evidence: str, *, quarantine: bool) -> Outcome:
+        """What comes of a job whose process died under it. ``evidence`` says how, e.g. ``signal 9 (SIGKILL)``."""
+        ...
+
+    def child_started(self) -> None:
+        """Called in each child process before its first job, in the main thread."""
+        ...
+
+    def child_stopping(self) -> None:
+        """Called in each child process after its last job, in the main thread."""
+        ...

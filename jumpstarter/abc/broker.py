@@ -1,0 +1,115 @@
+"""The port of brokers: durable queues with claims, leases and fenced settlement.
+
+All methods block and may be called from any thread; an implementation keeps one connection per calling thread (or locks). They
+survive ``fork``: a child opens connections of its own. Each raises :class:`~jumpstarter.errors.BrokerUnavailable` when the server does
+not answer within the broker's timeout, never hangs beyond it, and connects again by itself at the next call.
+
+Words: a *claim* takes messages for an *incarnation* (a random name for one life of one worker process). It stays valid while the
+incarnation's *lease* is renewed. ``reap`` returns what belonged to incarnations whose lease ran out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from jumpstarter.jobs import Delivery, Envelope, Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What one round of :meth:`Broker.reap` did.
+
+    :ivar returned: messages given back because their claimant's lease ran out.
+    :ivar promoted: parked messages that became due and went to their queues.
+    :ivar next_due: seconds until the next parked message is due, or None when none is parked.
+    """
+
+    returned: int = 0
+    promoted: int = 0
+    next_due: float | None = None
+
+
+class Broker(ABC):
+    """Durable queues. See the module's text for threads, forks and failures."""
+
+    #: Identity of the server and its database, without credentials. A results store with the same ``server`` may hand its writes
+    #: over to :meth:`settle`, so that they happen together with the ack.
+    server: str
+    #: The address for people: no password in it.
+    url: str
+    #: True when only Jumpstarter workers read these queues, so that clients may let the broker park future messages at once.
+    exclusive: bool = False
+
+    @abstractmethod
+    def publish(self, envelopes: Sequence[Envelope], *, timeout: float | None = None) -> None:
+        """Send all of them in one round trip, in order. Within ``timeout`` seconds or :class:`PublishTimeout`."""
+
+    @abstractmethod
+    def claim(self, queues: Sequence[str], limit: int, *, incarnation: str, lease: float) -> list[Delivery]:
+        """Take at most ``limit`` messages at once, without waiting; also renews the incarnation's lease for ``lease`` seconds.
+
+        Queues are served fairly (the one that comes first changes from call to call); within a queue by priority, then first in, first
+        out. Expired leases are not looked at here. Bytes that are no message come back as deliveries with a ``fault``.
+        """
+
+    @abstractmethod
+    def wait(self, queues: Sequence[str], timeout: float, *, incarnation: str) -> bool:
+        """Wait until a claim may succeed, at most ``timeout`` seconds. True when it may; False after the time, or when woken.
+
+        Costs the server next to nothing while idle. May take one message aside for this incarnation (the next ``claim`` returns it first,
+        ``release`` gives it back, a reaper finds it).
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """End a :meth:`wait` that is under way in another thread of this process, or the next one if none is."""
+
+    @abstractmethod
+    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool]:
+        """Carry out each settlement in one round trip for all: True where the claim still held and all of it was done, False where
+        another worker owns the message by now and nothing was done."""
+
+    @abstractmethod
+    def renew(self, incarnations: Iterable[str], lease: float) -> None:
+        """Extend the leases of these incarnations to ``lease`` seconds from now."""
+
+    @abstractmethod
+    def held(self, incarnation: str) -> list[Delivery]:
+        """What the incarnation holds at present, decoded; changes nothing. For the parent of a child that died."""
+
+    @abstractmethod
+    def release(self, incarnation: str, *, keep: Iterable[str] = (), counted: bool = False) -> int:
+        """Return the incarnation's claims to the front of their queues, but for the tags in ``keep``; answer how many.
+
+        ``counted``: their ``attempt`` grows by one. With nothing to ``keep`` the incarnation's lease ends as well.
+        """
+
+    @abstractmethod
+    def reap(self) -> Reaped:
+        """Return what belonged to incarnations whose lease ran out (``attempt`` grows), and move parked messages that are due."""
+
+    @abstractmethod
+    def depth(self, queue: str) -> int:
+        """How many messages wait in the queue, parked and claimed ones not counted."""
+
+    @abstractmethod
+    def purge(self, queue: str) -> int:
+        """Drop all that waits in the queue (claimed messages stay); answer how many."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Return when the server answers, or raise :class:`BrokerUnavailable`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close this process's connections. Idempotent; held claims stay as they are."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,42 @@
+"""The port of executors: where jobs run. An executor has slots; each runs one job at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+
+from jumpstarter.jobs import Job, Outcome
+
+#: Runs one job in the slot of that number; never raises for a user's error.
+Run = Callable[[Job, int], Outcome]
+#: The same for coroutine jobs.
+AsyncRun = Callable[[Job, int], Awaitable[Outcome]]
+#: Takes what came of a job, in the thread that ran it.
+OnOutcome = Callable[[Outcome], None]
+#: Told in the slot's thread that the slot turned busy (True) or idle (False): once per run of jobs, not once per job.
+OnSlot = Callable[[int, bool], None]
+
+
+class Executor(ABC):
+    """Runs jobs in slots. ``submit`` never blocks and may be called from any thread."""
+
+    #: How many jobs run at a time.
+    slots: int
+
+    @abstractmethod
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Add jobs to the backlog; free slots take them in order."""
+
+    @property
+    @abstractmethod
+    def backlog(self) -> int:
+        """Jobs that were submitted and are not started."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> int:
+        """Slots that run a job now."""
+
+    @abstractmethod
+    def withdraw(self) -> list[Job]:
+        """Take back every job that is not started."""

@@ -1,0 +1,188 @@
+"""Every error that Jumpstarter raises, as one tree.
+
+::
+
+    JumpstarterError
+    ├── ConfigurationError            an option or a setting that cannot be used
+    │   ├── AppNotFound               the application named by ``-A`` cannot be loaded
+    │   └── DefinitionError           a chart or an actor class that contradicts itself
+    ├── ChartError                    a chart that misbehaves while it runs
+    │   └── MacrostepLimit            eventless transitions that never come to rest
+    ├── ActorError
+    │   ├── ActorCrashed              the actor ended with a failure, which is the cause
+    │   ├── ResourceFailed            a required resource could not be acquired
+    │   └── StopTimeout               an actor did not stop within its grace
+    ├── BrokerError
+    │   ├── BrokerUnavailable         the server does not answer; what is held stays held
+    │   │   └── PublishTimeout        a publish did not finish within its deadline
+    │   ├── LeaseLost                 a claim that another worker may own by now
+    │   └── QueueNotFound
+    ├── ResultsError
+    │   └── ResultsUnavailable        the server of the results does not answer
+    ├── MessageError                  a message that cannot become a job; it goes to quarantine
+    │   ├── Undecodable
+    │   └── UnknownTask
+    └── WorkerError
+        └── ChildStartFailed          a child process ended before it was ready
+
+Errors carry facts as attributes; their sentence is made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+
+class JumpstarterError(Exception):
+    """The root of the tree."""
+
+
+class ConfigurationError(JumpstarterError):
+    """An option or a setting that cannot be used. The message names it and what to do."""
+
+
+class AppNotFound(ConfigurationError):
+    """The application cannot be found under the given name.
+
+    :ivar app: what was asked for, for example ``shop.tasks:app``.
+    """
+
+    def __init__(self, app: str, why: str) -> None:
+        super().__init__(f"cannot find the application {app!r}: {why}")
+        self.app = app
+
+
+class DefinitionError(ConfigurationError):
+    """A chart or an actor class that contradicts itself, found when the class is created.
+
+    :ivar owner: the class or chart that is wrong.
+    :ivar state: the state that is wrong, where one can be named.
+    """
+
+    def __init__(self, owner: str, why: str, *, state: str | None = None) -> None:
+        where = f"{owner}, state {state!r}" if state else owner
+        super().__init__(f"{where}: {why}")
+        self.owner = owner
+        self.state = state
+
+
+class ChartError(JumpstarterError):
+    """A chart that misbehaves while it runs."""
+
+
+class MacrostepLimit(ChartError):
+    """Eventless transitions and raised events that never come to rest.
+
+    :ivar chart: the name of the chart.
+    :ivar limit: the number of microsteps after which it was ended.
+    """
+
+    def __init__(self, chart: str, limit: int, last: str) -> None:
+        super().__init__(
+            f"{chart}: no stable configuration after {limit} microsteps; the last transition was {last}. "
+            "Give one of its eventless transitions a guard that becomes false."
+        )
+        self.chart = chart
+        self.limit = limit
+
+
+class ActorError(JumpstarterError):
+    """Something about a running actor."""
+
+
+class ActorCrashed(ActorError):
+    """The actor ended with a failure, which is this error's ``__cause__``."""
+
+    def __init__(self, actor: str) -> None:
+        super().__init__(f"{actor} crashed")
+        self.actor = actor
+
+
+class ResourceFailed(ActorError):
+    """A required resource could not be acquired; the last error is the ``__cause__``."""
+
+    def __init__(self, actor: str, resource: str, attempts: int) -> None:
+        super().__init__(f"{actor}: resource {resource!r} could not be acquired in {attempts} attempt(s)")
+        self.actor = actor
+        self.resource = resource
+        self.attempts = attempts
+
+
+class StopTimeout(ActorError):
+    """An actor did not stop within its grace (seconds)."""
+
+    def __init__(self, actor: str, grace: float) -> None:
+        super().__init__(f"{actor} did not stop within {grace:g} s")
+        self.actor = actor
+        self.grace = grace
+
+
+class BrokerError(JumpstarterError):
+    """Something about a broker."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker does not answer.
+
+    :ivar url: its address, without the password.
+    """
+
+    def __init__(self, url: str, why: object) -> None:
+        super().__init__(f"the broker at {url} cannot be reached: {why}")
+        self.url = url
+
+
+class PublishTimeout(BrokerUnavailable):
+    """A publish did not finish within its deadline; whether the message arrived is unknown."""
+
+
+class LeaseLost(BrokerError):
+    """A claim that another worker may own by now."""
+
+
+class QueueNotFound(BrokerError):
+    """A queue that does not exist and may not be created."""
+
+    def __init__(self, queue: str, why: str = "it is not declared") -> None:
+        super().__init__(f"queue {queue!r} cannot be used: {why}")
+        self.queue = queue
+
+
+class ResultsError(JumpstarterError):
+    """Something about the store of results."""
+
+
+class ResultsUnavailable(ResultsError):
+    """The store of results does not answer.
+
+    :ivar url: its address, without the password.
+    """
+
+    def __init__(self, url: str, why: object) -> None:
+        super().__init__(f"the results at {url} cannot be reached: {why}")
+        self.url = url
+
+
+class MessageError(JumpstarterError):
+    """A message that cannot become a job."""
+
+
+class Undecodable(MessageError):
+    """Bytes that are no message, or a content type that is unknown or not accepted."""
+
+
+class UnknownTask(MessageError):
+    """A message for a task that this application does not have.
+
+    :ivar name: the name of the task.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no task is registered under the name {name!r}")
+        self.name = name
+
+
+class WorkerError(JumpstarterError):
+    """Something about a worker's processes."""
+
+
+class ChildStartFailed(WorkerError):
+    """A child process ended before it was ready."""

@@ -1,0 +1,215 @@
+"""What travels through a worker: envelope → delivery → job → outcome → settlement.
+
+An *envelope* is a message as a publisher hands it over and as a worker gets it back. A *delivery* is an envelope that this
+worker has claimed, with the handle that acks it. A *job* is a delivery whose headers were understood: it knows which handler
+runs it, when it may start and what its limits are. An *outcome* says what came of it. A *settlement* is what the broker has to
+do about it, all of it or nothing.
+
+None of these does any I/O; none of them knows Celery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """A message: its serialised body and what the wire says about it.
+
+    :ivar queue: the queue that it goes to or came from.
+    :ivar body: the payload as the codec serialised it. A transport that carries text (Kombu's Redis layout) adds its base64 itself.
+    :ivar headers: application headers; JSON values only.
+    :ivar properties: AMQP basic properties (``correlation_id``, ``reply_to``, ``delivery_mode``, ``expiration`` …); JSON values only.
+    :ivar exchange: recorded in ``delivery_info``; the empty string is the default exchange.
+    :ivar routing_key: recorded in ``delivery_info``; the queue's name when empty.
+    :ivar priority: 0 … 9. On Redis and in Kombu's layout 0 is served first.
+    :ivar due: wall time in seconds before which no worker may start it; None for at once. The broker keeps it until then.
+    """
+
+    queue: str
+    body: bytes
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    content_type: str = "application/json"
+    content_encoding: str = "utf-8"
+    exchange: str = ""
+    routing_key: str = ""
+    priority: int = 0
+    due: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A claimed message.
+
+    :ivar tag: the ack handle. Every claim of a message has a tag of its own, so a tag is also the fence: once the message is
+        returned to its queue, no settlement with an old tag does anything.
+    :ivar envelope: the message, or None when its bytes are no message at all; ``fault`` then says why.
+    :ivar epoch: the number of the claim; grows with every claim made on the broker.
+    :ivar attempt: 1 on the first delivery; counts the deliveries that ended without a settlement.
+    :ivar raw: the stored bytes, kept only when ``fault`` is set, as evidence for the quarantine.
+    """
+
+    tag: str
+    queue: str
+    envelope: Envelope | None
+    epoch: int = 0
+    attempt: int = 1
+    fault: Exception | None = None
+    raw: bytes = b""
+
+
+class Handler(Protocol):
+    """Runs the jobs of one name. Never raises for a user's error: that becomes the outcome."""
+
+    name: str
+    #: True: ``arun`` is awaited on the child's loop. False: ``run`` is called in a slot.
+    is_coroutine: bool
+
+    def run(self, job: Job) -> Outcome: ...
+
+    async def arun(self, job: Job) -> Outcome: ...
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A delivery whose headers were understood.
+
+    :ivar handler: runs the job.
+    :ivar due: wall time in seconds before which it may not start, or None.
+    :ivar expires: wall time in seconds after which it may not start, or None.
+    :ivar early_ack: the job counts as done once it has started, whatever comes of it.
+    :ivar requeue_if_lost: when the process dies under a job that is acked late, run it again (else it is stored as failed).
+    :ivar soft_limit: seconds after which the job is asked to end, or None.
+    :ivar hard_limit: seconds after which it is ended, or None.
+    :ivar context: what the application attached when it decoded the message.
+    :ivar started: monotonic seconds at which a slot began it, 0.0 before.
+    """
+
+    id: str
+    name: str
+    delivery: Delivery
+    handler: Handler
+    due: float | None = None
+    expires: float | None = None
+    early_ack: bool = False
+    requeue_if_lost: bool = True
+    soft_limit: float | None = None
+    hard_limit: float | None = None
+    context: Any = None
+    started: float = 0.0
+
+
+# What the broker does with the claimed message itself.
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The message is done with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Back to the front of its queue, as if it had never been claimed (it was not started)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Back to its queue to be delivered again; ``attempt`` grows by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Keep it in the broker until ``due`` (wall time, seconds), then back to its queue; ``attempt`` does not grow."""
+
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Rest apart, with the reason, until a person requeues or drops it."""
+
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+Action = Ack | Return | Requeue | Park | Quarantine
+
+ACK = Ack()
+RETURN = Return()
+REQUEUE = Requeue()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A result to be stored under a key for ``ttl`` seconds (None: for ever) and announced to those who wait for the key.
+
+    ``final`` documents are never overwritten by a later one (Celery: a stored SUCCESS stays).
+    """
+
+    key: str
+    body: bytes
+    ttl: float | None = None
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One member's contribution to a join (a chord header's task): counted once per ``member`` and ``index``.
+
+    :ivar join: the key of the join (Celery's group id).
+    :ivar member: the id of the task.
+    :ivar index: its place in the group, or None.
+    :ivar body: what is handed to whoever completes the join.
+    :ivar complete: called once, in the worker, when this part was the last: gets all parts in order of their index and returns
+        the envelopes to publish and documents to store (the chord's body). May be called again after a crash: what it
+        returns is claimed once.
+    """
+
+    join: str
+    member: str
+    index: int | None
+    body: bytes
+    ttl: float | None
+    complete: Any
+
+
+@dataclass(slots=True, eq=False)
+class Outcome:
+    """What came of a delivery.
+
+    :ivar job: the job that it became, or None when it could not become one.
+    :ivar status: a word for logs, metrics and spans; Celery's state names (``SUCCESS``, ``FAILURE``, ``RETRY``, ``IGNORED`` …).
+    :ivar action: what happens to the message.
+    :ivar publish: messages that must be sent if and only if the message is settled: callbacks, the next step of a chain, a retry.
+    :ivar documents: results to store.
+    :ivar part: a contribution to a join.
+    :ivar error: the exception behind a failure.
+    :ivar runtime: seconds that the handler ran.
+    """
+
+    delivery: Delivery
+    job: Job | None
+    status: str
+    action: Action = ACK
+    publish: Sequence[Envelope] = ()
+    documents: Sequence[Document] = ()
+    part: Part | None = None
+    error: BaseException | None = None
+    runtime: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a broker does for one delivery, all or nothing, and only while the claim still holds.
+
+    :ivar writes: commands of a results store on the same server (see ``Results.writes``); opaque to the worker.
+    """
+
+    delivery: Delivery
+    action: Action
+    publish: Sequence[Envelope] = ()
+    writes: Sequence[Any] = ()
