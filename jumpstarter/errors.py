@@ -7,7 +7,9 @@
     │   ├── AppNotFound               the application named by ``-A`` cannot be loaded
     │   └── DefinitionError           a chart or an actor class that contradicts itself
     ├── ChartError                    a chart that misbehaves while it runs
-    │   └── MacrostepLimit            eventless transitions that never come to rest
+    │   ├── MacrostepLimit            eventless transitions that never come to rest
+    │   ├── PostponeLimit             more postponed events than an instance may keep
+    │   └── UnhandledEvent            an event without a transition, where the chart calls that an error
     ├── ActorError
     │   ├── ActorCrashed              the actor ended with a failure, which is the cause
     │   ├── ResourceFailed            a required resource could not be acquired
@@ -82,6 +84,39 @@ class MacrostepLimit(ChartError):
         )
         self.chart = chart
         self.limit = limit
+
+
+class PostponeLimit(ChartError):
+    """More postponed events than an instance may keep; the event was not kept.
+
+    :ivar chart: the name of the chart.
+    :ivar event: the event that was one too many.
+    :ivar limit: how many may wait.
+    """
+
+    def __init__(self, chart: str, event: str, limit: int) -> None:
+        super().__init__(
+            f"{chart}: event {event!r} cannot be postponed, {limit} events wait already. "
+            "Let the state that postpones them be left, or raise the chart's `postpone_limit`."
+        )
+        self.chart = chart
+        self.event = event
+        self.limit = limit
+
+
+class UnhandledEvent(ChartError):
+    """An event without a transition in a state whose ``ignore_invalid_triggers`` is False.
+
+    :ivar chart: the name of the chart.
+    :ivar event: the event.
+    :ivar active: the active states, as paths.
+    """
+
+    def __init__(self, chart: str, event: str, active: tuple[str, ...]) -> None:
+        super().__init__(f"{chart}: event {event!r} means nothing in {', '.join(active)}. Ask `can` first, or let the state ignore it.")
+        self.chart = chart
+        self.event = event
+        self.active = active
 
 
 class ActorError(JumpstarterError):

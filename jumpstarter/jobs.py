@@ -20,9 +20,11 @@ class Envelope:
     """A message: its serialised body and what the wire says about it.
 
     :ivar queue: the queue that it goes to or came from.
-    :ivar body: the payload as the codec serialised it. A transport that carries text (Kombu's Redis layout) adds its base64 itself.
+    :ivar body: the payload as the codec serialised it. A transport that carries text (Kombu's Redis layout) adds its base64
+        itself.
     :ivar headers: application headers; JSON values only.
-    :ivar properties: AMQP basic properties (``correlation_id``, ``reply_to``, ``delivery_mode``, ``expiration`` …); JSON values only.
+    :ivar properties: AMQP basic properties (``correlation_id``, ``reply_to``, ``delivery_mode``, ``expiration`` …); JSON values
+        only.
     :ivar exchange: recorded in ``delivery_info``; the empty string is the default exchange.
     :ivar routing_key: recorded in ``delivery_info``; the queue's name when empty.
     :ivar priority: 0 … 9. On Redis and in Kombu's layout 0 is served first.
@@ -69,9 +71,13 @@ class Handler(Protocol):
     #: True: ``arun`` is awaited on the child's loop. False: ``run`` is called in a slot.
     is_coroutine: bool
 
-    def run(self, job: Job) -> Outcome: ...
+    def run(self, job: Job) -> Outcome:
+        """Run the job to its end in the calling thread."""
+        ...
 
-    async def arun(self, job: Job) -> Outcome: ...
+    async def arun(self, job: Job) -> Outcome:
+        """Run a coroutine job on the running loop."""
+        ...
 
 
 @dataclass(slots=True, eq=False)

@@ -1,8 +1,8 @@
 """The port of brokers: durable queues with claims, leases and fenced settlement.
 
 All methods block and may be called from any thread; an implementation keeps one connection per calling thread (or locks). They
-survive ``fork``: a child opens connections of its own. Each raises :class:`~jumpstarter.errors.BrokerUnavailable` when the server does
-not answer within the broker's timeout, never hangs beyond it, and connects again by itself at the next call.
+survive ``fork``: a child opens connections of its own. Each raises :class:`~jumpstarter.errors.BrokerUnavailable` when the
+server does not answer within the broker's timeout, never hangs beyond it, and connects again by itself at the next call.
 
 Words: a *claim* takes messages for an *incarnation* (a random name for one life of one worker process). It stays valid while the
 incarnation's *lease* is renewed. ``reap`` returns what belonged to incarnations whose lease ran out.
@@ -52,16 +52,16 @@ class Broker(ABC):
     def claim(self, queues: Sequence[str], limit: int, *, incarnation: str, lease: float) -> list[Delivery]:
         """Take at most ``limit`` messages at once, without waiting; also renews the incarnation's lease for ``lease`` seconds.
 
-        Queues are served fairly (the one that comes first changes from call to call); within a queue by priority, then first in, first
-        out. Expired leases are not looked at here. Bytes that are no message come back as deliveries with a ``fault``.
+        Queues are served fairly (the one that comes first changes from call to call); within a queue by priority, then first
+        in, first out. Expired leases are not looked at here. Bytes that are no message come back as deliveries with a ``fault``.
         """
 
     @abstractmethod
     def wait(self, queues: Sequence[str], timeout: float, *, incarnation: str) -> bool:
         """Wait until a claim may succeed, at most ``timeout`` seconds. True when it may; False after the time, or when woken.
 
-        Costs the server next to nothing while idle. May take one message aside for this incarnation (the next ``claim`` returns it first,
-        ``release`` gives it back, a reaper finds it).
+        Costs the server next to nothing while idle. May take one message aside for this incarnation (the next ``claim`` returns
+        it first, ``release`` gives it back, a reaper finds it).
         """
 
     @abstractmethod

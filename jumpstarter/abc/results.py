@@ -1,7 +1,8 @@
 """The port of result stores: documents by key with expiry, waiting, and joins.
 
 Blocking, thread-safe and fork-safe as brokers are (see :mod:`jumpstarter.abc.broker`); raises
-:class:`~jumpstarter.errors.ResultsUnavailable`. Keys and documents are the application's: ``compat_celery`` uses Celery's keys and JSON.
+:class:`~jumpstarter.errors.ResultsUnavailable`. Keys and documents are the application's: ``compat_celery`` uses Celery's keys
+and JSON.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Results(ABC):
     def wait(self, keys: Sequence[str], timeout: float | None) -> dict[str, bytes]:
         """Wait until at least one of these keys is written *from now on or already there*, and return every document that is there.
 
-        Empty after ``timeout`` seconds (None: no limit). Callers who wait for several keys to be final call it again with those that
-        are not. Costs the server next to nothing while it waits, and survives the loss of its connection.
+        Empty after ``timeout`` seconds (None: no limit). Callers who wait for several keys to be final call it again with those
+        that are not. Costs the server next to nothing while it waits, and survives the loss of its connection.
         """
 
     @abstractmethod
@@ -53,8 +54,8 @@ class Results(ABC):
 
     @abstractmethod
     def add_part(self, part: Part) -> Sequence[bytes] | None:
-        """Count the part (once per member and index, however often it is added). When it completes the join, or the join was complete
-        already but not yet closed, return the bodies of all parts in order of index; else None."""
+        """Count the part (once per member and index, however often it is added). When it completes the join, or the join was
+        complete already but not yet closed, return the bodies of all parts in order of index; else None."""
 
     @abstractmethod
     def close_join(self, join: str) -> None:

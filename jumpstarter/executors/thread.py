@@ -1,0 +1,144 @@
+"""Slots that are threads: N of a pool's own, or the one thread that lends itself.
+
+A slot takes jobs from one queue that all slots of an executor share. It says that it turned busy once, runs whatever is there, and
+says that it turned idle once: so with tiny jobs the worker's chart steps per batch, not per job.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from jumpstarter.abc.executor import Executor, OnOutcome, OnSlot, Run
+from jumpstarter.jobs import Job
+
+_STOP: Final = None
+
+
+class _SlotExecutor(Executor):
+    """What both kinds share: the queue, and a slot's way of serving it."""
+
+    def __init__(self, slots: int, run: Run, on_outcome: OnOutcome, on_slot: OnSlot) -> None:
+        self.slots = slots
+        self._run = run
+        self._on_outcome = on_outcome
+        self._on_slot = on_slot
+        # SimpleQueue is written in C and re-entrant: a signal handler that interrupts `get` cannot deadlock it.
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._is_busy = [False] * slots
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        put = self._jobs.put
+        for job in jobs:
+            put(job)
+
+    @property
+    def backlog(self) -> int:
+        return self._jobs.qsize()
+
+    @property
+    def busy(self) -> int:
+        return sum(self._is_busy)
+
+    def withdraw(self) -> list[Job]:
+        withdrawn: list[Job] = []
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return withdrawn
+            if job is _STOP:  # somebody stops the slots at the same time: the sign must stay
+                self._jobs.put(_STOP)
+                return withdrawn
+            withdrawn.append(job)
+
+    def _serve(self, slot: int) -> None:
+        """Run jobs until a stop sign is taken."""
+        while (job := self._jobs.get()) is not _STOP:
+            self._is_busy[slot] = True
+            self._on_slot(slot, True)
+            try:
+                stop = self._serve_run(slot, job)
+            finally:
+                self._is_busy[slot] = False
+                self._on_slot(slot, False)
+            if stop:
+                return
+
+    def _serve_run(self, slot: int, first: Job) -> bool:
+        """Run jobs for as long as there are any; True when a stop sign ended it."""
+        run, done, take = self._run, self._on_outcome, self._jobs.get_nowait
+        job: Job | None = first
+        while job is not _STOP:
+            done(run(job, slot))
+            try:
+                job = take()
+            except queue.Empty:
+                return False
+        return True
+
+
+class ThreadExecutor(_SlotExecutor):
+    """N threads, one slot each."""
+
+    def __init__(self, slots: int, run: Run, on_outcome: OnOutcome, on_slot: OnSlot) -> None:
+        super().__init__(slots, run, on_outcome, on_slot)
+        # Daemons: a job that never returns must not keep a cold-stopped process alive. `close` joins them otherwise.
+        self._threads = [
+            threading.Thread(target=self._serve, args=(slot,), name=f"slot-{slot}", daemon=True) for slot in range(slots)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the threads once they have run what is in the backlog, and wait for them."""
+        for _ in self._threads:
+            self._jobs.put(_STOP)
+        for thread in self._threads:
+            thread.join()
+
+
+class CallingThreadExecutor(_SlotExecutor):
+    """One slot, in the thread that calls :meth:`serve`: a child's main thread, where signals arrive."""
+
+    def __init__(self, run: Run, on_outcome: OnOutcome, on_slot: OnSlot) -> None:
+        super().__init__(1, run, on_outcome, on_slot)
+
+    def serve(self) -> None:
+        """Run jobs until :meth:`close`. Only what a job means to end the process with (``SystemExit``) gets out of here."""
+        self._serve(0)
+
+    def close(self) -> None:
+        """Make :meth:`serve` return once the backlog is done. From any thread."""
+        self._jobs.put(_STOP)
+
+
+class InlineExecutor(Executor):
+    """One slot that runs a job inside ``submit``, in the caller's thread: ``solo``. Nothing else happens there meanwhile."""
+
+    def __init__(self, run: Run, on_outcome: OnOutcome, on_slot: OnSlot) -> None:
+        self.slots = 1
+        self._run = run
+        self._on_outcome = on_outcome
+        self._on_slot = on_slot
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        self._on_slot(0, True)
+        try:
+            for job in jobs:
+                self._on_outcome(self._run(job, 0))
+        finally:
+            self._on_slot(0, False)
+
+    @property
+    def backlog(self) -> int:
+        return 0
+
+    @property
+    def busy(self) -> int:
+        return 0
+
+    def withdraw(self) -> list[Job]:
+        return []
