@@ -1,0 +1,267 @@
+"""Put a worker together and run it: as this process (a node with children, or solo), or embedded in a thread of this process.
+
+The only place that knows workers, executors and processes at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+
+from jumpstarter.abc.application import Application
+from jumpstarter.abc.broker import Broker
+from jumpstarter.abc.executor import Executor
+from jumpstarter.abc.results import Results
+from jumpstarter.actors import Actor
+from jumpstarter.errors import ActorCrashed
+from jumpstarter.executors import CallingThreadExecutor, ForkTemplate, InlineExecutor, LoopExecutor, ThreadExecutor
+from jumpstarter.telemetry import configure
+from jumpstarter.worker import Node, Parts, Worker, WorkerOptions
+from jumpstarter.worker.beside import once_started, reasons, run_beside
+from jumpstarter.worker.child import loop_options, run_child
+from jumpstarter.worker.link import PARKED, Link
+from jumpstarter.worker.marks import Marks
+
+logger = logging.getLogger(__name__)
+
+ActorT = TypeVar("ActorT", bound=Actor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSetup:
+    """All that a node needs.
+
+    :ivar on_ready: called in the node's process once all children are ready.
+    :ivar on_stopping: called there when the first signal to stop arrives, with its number.
+    :ivar worker_class: the actor that runs in each child.
+    """
+
+    application: Application
+    broker: Broker
+    results: Results | None
+    options: WorkerOptions
+    on_ready: Callable[[], None] = lambda: None
+    on_stopping: Callable[[int], None] = lambda _signal: None
+    worker_class: type[Worker] = Worker
+
+
+def run_node(setup: NodeSetup) -> int:
+    """Run a worker in this process until it is told to stop (SIGTERM, SIGINT); answer the exit code.
+
+    To be called in the main thread, with no other thread running: children are forked from here.
+
+    :raises BrokerUnavailable: the broker does not answer at the start.
+    :raises ResultsUnavailable: the same for the results.
+    """
+    setup.broker.ping()
+    if setup.results is not None:
+        setup.results.ping()
+    if setup.options.pool == "solo":
+        return _run_solo(setup)
+    marks, template = _fork_template(setup)
+    telemetry = configure(_service(setup))
+    try:
+        return _run_actor(setup, lambda: _node(setup, marks, template), lambda node: node.kill())
+    finally:
+        telemetry.shutdown(5)
+
+
+def _service(setup: NodeSetup) -> str:
+    return os.environ.get("OTEL_SERVICE_NAME", setup.application.name)
+
+
+def _fork_template(setup: NodeSetup) -> tuple[Marks, ForkTemplate]:
+    marks = Marks(setup.options.children)
+
+    def child(index: int, incarnation: str, channel: socket.socket) -> int:
+        return _child_main(setup, marks, index, incarnation, channel)
+
+    return marks, ForkTemplate(child)
+
+
+def _node(setup: NodeSetup, marks: Marks, template: ForkTemplate) -> Node:
+    return Node(setup.options, setup.application, setup.broker, setup.results, template, marks)
+
+
+def _child_main(setup: NodeSetup, marks: Marks, index: int, incarnation: str, channel: socket.socket) -> int:
+    """The life of a child process, in its main thread."""
+    options = setup.options
+    setup.application.child_started()
+    telemetry = configure(_service(setup))
+    link = Link(channel)
+    worker = setup.worker_class(
+        _parts(setup),
+        options,
+        incarnation,
+        name=f"{options.name}/{index}",
+        marks=marks.ring(index),
+        on_parked=lambda: link.say(PARKED),
+    )
+    executor = worker.executor
+    try:
+        return run_child(
+            worker,
+            link,
+            serve=executor.serve if isinstance(executor, CallingThreadExecutor) else None,
+            close_executor=lambda: _close(executor),
+            backend=options.backend,
+        )
+    finally:
+        setup.application.child_stopping()
+        telemetry.shutdown(5)
+
+
+def _parts(setup: NodeSetup) -> Parts:
+    def make_executor(run: Any, on_outcome: Any, on_slot: Any) -> Executor:
+        match setup.options.pool:
+            case "prefork":
+                return CallingThreadExecutor(run, on_outcome, on_slot)
+            case "solo":
+                return InlineExecutor(run, on_outcome, on_slot)
+            case _:
+                return ThreadExecutor(setup.options.sync_slots, run, on_outcome, on_slot)
+
+    return Parts(
+        application=setup.application,
+        broker=setup.broker,
+        results=setup.results,
+        make_executor=make_executor,
+        make_loop_executor=LoopExecutor,
+    )
+
+
+def _close(executor: Executor) -> None:
+    if isinstance(executor, ThreadExecutor | CallingThreadExecutor):
+        executor.close()
+
+
+def _in_process_worker(setup: NodeSetup) -> Worker:
+    return setup.worker_class(_parts(setup), setup.options, uuid.uuid4().hex, keeps_lease=True)
+
+
+def _run_solo(setup: NodeSetup) -> int:
+    setup.application.child_started()
+    telemetry = configure(_service(setup))
+    try:
+        # Nothing outlives this process that could be left behind: a cold stop just ends it, and the lease runs out.
+        return _run_actor(setup, lambda: _in_process_worker(setup), lambda _worker: os._exit(1))
+    finally:
+        setup.application.child_stopping()
+        telemetry.shutdown(5)
+
+
+def _run_actor(setup: NodeSetup, make: Callable[[], ActorT], kill: Callable[[ActorT], None]) -> int:
+    """Host the actor until it stops, and obey the process's signals."""
+    options = setup.options
+    try:
+        anyio.run(_host, setup, make, kill, backend=options.backend, backend_options=loop_options(options.backend))
+    except ActorCrashed as error:
+        logger.error("%s", reasons(error))
+        logger.debug("the crash in full", exc_info=error.__cause__)
+        return 1
+    return 0
+
+
+async def _host(setup: NodeSetup, make: Callable[[], ActorT], kill: Callable[[ActorT], None]) -> None:
+    actor = make()
+    await run_beside(actor, partial(_obey_signals, setup, actor, kill), partial(once_started, actor, setup.on_ready))
+
+
+async def _obey_signals(setup: NodeSetup, actor: ActorT, kill: Callable[[ActorT], None]) -> None:
+    """SIGTERM and SIGINT: warm, finish what runs; the second of them, or SIGQUIT: cold, end the children now."""
+    is_warm = False
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT) as signals:
+        async for number in signals:
+            if is_warm or number == signal.SIGQUIT:
+                logger.warning("cold shutdown: %s", signal.Signals(number).name)
+                kill(actor)
+            else:
+                is_warm = True
+                logger.info("warm shutdown (%s): finishing what runs; repeat to end at once", signal.Signals(number).name)
+                setup.on_stopping(number)
+                actor.post("stop")
+
+
+class EmbeddedNode:
+    """A worker in a thread of this process, for notebooks and tests. A context manager: ready when entered, stopped when left.
+
+    ``threads``, ``async`` and ``solo`` run the jobs in this process; ``prefork`` forks its children from the node's thread.
+    """
+
+    def __init__(self, setup: NodeSetup) -> None:
+        self._setup = setup
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._actor: Actor | None = None
+        self._thread = threading.Thread(target=self._live, name=f"node {setup.options.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start and wait until it is ready.
+
+        :raises ActorCrashed: it could not start; the reason is the cause.
+        :raises BrokerUnavailable: the broker does not answer.
+        """
+        self._setup.broker.ping()
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Finish what runs and end; wait ``timeout`` seconds for it (None: as long as it takes). True once it has ended."""
+        if self._actor is not None:
+            self._actor.post("stop")
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def actor(self) -> Actor:
+        """The worker, or the node of a prefork pool."""
+        assert self._actor is not None, "start() comes first"
+        return self._actor
+
+    def _live(self) -> None:
+        setup, options = self._setup, self._setup.options
+        forks = options.pool == "prefork"
+        try:
+            if forks:
+                marks, template = _fork_template(setup)
+                self._actor = _node(setup, marks, template)
+            else:
+                setup.application.child_started()
+                self._actor = _in_process_worker(setup)
+            anyio.run(self._host, self._actor, backend=options.backend, backend_options=loop_options(options.backend))
+        except BaseException as error:
+            self._failure = error
+            if self._ready.is_set():
+                logger.exception("the embedded node %s ended with an error", options.name)
+        finally:
+            if isinstance(self._actor, Worker):
+                _close(self._actor.executor)
+                setup.application.child_stopping()
+            self._ready.set()
+
+    async def _host(self, actor: Actor) -> None:
+        await run_beside(actor, partial(once_started, actor, self._is_ready))
+
+    def _is_ready(self) -> None:
+        self._setup.on_ready()
+        self._ready.set()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        self.stop()

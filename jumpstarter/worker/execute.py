@@ -1,0 +1,152 @@
+"""Execute: give jobs to slots, and know how many more could be taken. Comes from: admit. Goes to: settle.
+
+A worker claims what its free slots can start, plus a look-ahead sized from what the last jobs took: hundreds when jobs take
+microseconds (so that they travel in batches), none when they take longer than a blink (so that nobody hoards). What was claimed
+ahead and then waits behind a job that turns out long is handed back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from jumpstarter.abc.application import Application
+from jumpstarter.abc.executor import Executor
+from jumpstarter.clock import SYSTEM_CLOCK, Clock
+from jumpstarter.jobs import Job, Outcome
+from jumpstarter.telemetry import tracing
+from jumpstarter.worker.marks import Ring
+from jumpstarter.worker.options import WorkerOptions
+
+_WEIGHT = 0.1  # of the newest job in the moving average of run times
+
+
+class Runner:
+    """Runs one job, whatever it does: the functions that executors call in their slots."""
+
+    def __init__(self, application: Application, url: str, marks: Ring | None, clock: Clock = SYSTEM_CLOCK) -> None:
+        """:param url: the broker's, for spans.
+        :param marks: where starts are marked for the parent; None where no parent outlives this process.
+        """
+        self._application = application
+        self._url = url
+        self._mark: Callable[[str], None] = marks.mark if marks is not None else _no_mark
+        self._now = clock.now
+        #: Moving average of run times, seconds; None before the first job.
+        self.average: float | None = None
+        #: Jobs that ended, for whoever wants to see whether anything moves.
+        self.finished = 0
+
+    def run(self, job: Job, _slot: int) -> Outcome:
+        """Run a plain function's job in this thread."""
+        if self._is_late(job):
+            return self._application.expire(job)
+        self._start(job)
+        if tracing.enabled:
+            with self._span(job) as span:
+                outcome = job.handler.run(job)
+                span.outcome(outcome.status, outcome.error)
+        else:
+            outcome = job.handler.run(job)
+        return self._finish(outcome, job)
+
+    async def arun(self, job: Job, _slot: int) -> Outcome:
+        """Run a coroutine's job on this loop."""
+        if self._is_late(job):
+            return self._application.expire(job)
+        self._start(job)
+        if tracing.enabled:
+            with self._span(job) as span:
+                outcome = await job.handler.arun(job)
+                span.outcome(outcome.status, outcome.error)
+        else:
+            outcome = await job.handler.arun(job)
+        return self._finish(outcome, job)
+
+    def _is_late(self, job: Job) -> bool:
+        return job.expires is not None and job.expires <= self._now()
+
+    def _start(self, job: Job) -> None:
+        self._mark(job.delivery.tag)
+        job.started = time.monotonic()
+
+    def _finish(self, outcome: Outcome, job: Job) -> Outcome:
+        outcome.runtime = runtime = time.monotonic() - job.started
+        average = self.average
+        # Threads may overwrite each other's update: it is an estimate, and a lock would cost more than it is worth.
+        self.average = runtime if average is None else average + _WEIGHT * (runtime - average)
+        self.finished += 1
+        return outcome
+
+    def _span(self, job: Job) -> tracing.Operation:
+        delivery = job.delivery
+        headers = delivery.envelope.headers if delivery.envelope is not None else {}
+        return tracing.process(
+            delivery.queue,
+            headers,
+            url=self._url,
+            message_id=job.id,
+            conversation_id=headers.get("root_id"),
+            job=job.name,
+            attempt=delivery.attempt,
+        )
+
+
+class Capacity:
+    """How many jobs may still be claimed, given the executors and the measured run time."""
+
+    def __init__(self, options: WorkerOptions, runner: Runner, sync: Executor, loop: Executor) -> None:
+        self._options = options
+        self._runner = runner
+        self._sync = sync
+        self._loop = loop
+        # Numbers of jobs that had ended, so that the next one to end needs to reset nothing.
+        self._looked_at = -1
+        self._stalled_at = -1
+
+    @property
+    def room(self) -> int:
+        """Jobs that may be claimed now."""
+        sync, loop = self._sync, self._loop
+        free = sync.slots + self.look_ahead - sync.backlog - sync.busy
+        if self._options.pool == "async":
+            free = loop.slots + self.look_ahead - loop.backlog - loop.busy - sync.backlog
+        return max(0, free)
+
+    @property
+    def look_ahead(self) -> int:
+        """Jobs to hold beyond those that run: none before anything is known, nor while something takes unexpectedly long."""
+        average = self._runner.average
+        if average is None or self._stalled_at == self._runner.finished:
+            return 0
+        seconds = self._options.look_ahead_seconds
+        return 0 if average > seconds else min(self._options.look_ahead, int(seconds * self._sync.slots / max(average, 1e-6)))
+
+    @property
+    def worthwhile(self) -> int:
+        """The room from which on a claim is worth its round trip: half of what is held when full, so that batches stay large."""
+        return max(1, self.look_ahead // 2)
+
+    def notice_stall(self) -> bool:
+        """To be called at intervals: True when slots were busy and no job has ended since the last time. Until one does, nothing is
+        claimed ahead."""
+        finished, last = self._runner.finished, self._looked_at
+        self._looked_at = finished
+        if finished != last or not (self._sync.busy or self._loop.busy):
+            return False
+        is_news = self._stalled_at != finished
+        self._stalled_at = finished
+        return is_news
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs and nothing waits to run."""
+        return not (self._sync.busy or self._sync.backlog or self._loop.busy or self._loop.backlog)
+
+    def withdraw(self) -> Sequence[Job]:
+        """Take back what is not started."""
+        return [*self._sync.withdraw(), *self._loop.withdraw()]
+
+
+def _no_mark(tag: str) -> None:
+    """Nobody watches this process: it has no parent that outlives it."""

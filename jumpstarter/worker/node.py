@@ -1,0 +1,156 @@
+"""The node: the actor in a worker's parent process. It owns the children, their leases, and what they leave behind when they die.
+
+Its chart, beside the lifecycle that every actor has::
+
+    started (parallel)
+      health     healthy | degraded | unhealthy
+      child_0 …  absent | starting | running        one for each child
+
+No user code runs here once the children are started.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+
+from jumpstarter.abc.application import Application
+from jumpstarter.abc.broker import Broker
+from jumpstarter.abc.processes import Processes
+from jumpstarter.abc.results import Results
+from jumpstarter.actors import Actor, backoff, resource
+from jumpstarter.errors import BrokerUnavailable, ResultsUnavailable
+from jumpstarter.worker.bury import bury
+from jumpstarter.worker.children import Child, Children
+from jumpstarter.worker.lease import LeaseKeeper
+from jumpstarter.worker.marks import Marks
+from jumpstarter.worker.options import WorkerOptions
+from jumpstarter.worker.settle import Settler
+
+logger = logging.getLogger(__name__)
+
+BROKER: Final = "broker"
+#: More children than this have no regions of their own.
+CHILD_REGIONS: Final = 32
+_BURY_AGAIN: Final = 0.5  # seconds between attempts to settle a dead child's claims while a server is away
+
+
+class Node(Actor):
+    """A worker's parent process as an actor."""
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        application: Application,
+        broker: Broker,
+        results: Results | None,
+        processes: Processes,
+        marks: Marks,
+    ) -> None:
+        self.options = options
+        self.application = application
+        self.broker = broker
+        self.results = results
+        self.processes = processes
+        self.marks = marks
+        self._children: Children | None = None
+        super().__init__(name=options.name)
+
+    def regions(self) -> Mapping[str, Mapping[str, Any]]:
+        if self.options.children > CHILD_REGIONS:
+            return {}
+        return {name: _child_region(name) for name in (f"child_{number}" for number in range(self.options.children))}
+
+    @resource
+    @asynccontextmanager
+    async def keeper(self) -> AsyncIterator[LeaseKeeper]:
+        """Renews the children's leases from before the first claim until after the last settlement."""
+        keeper = LeaseKeeper(self.broker, self.options.lease, self._incarnations, on_trouble=self._broker_troubled)
+        with keeper:
+            yield keeper
+
+    # Not tried again: what keeps a child from starting is in the application or the machine, and a clear end says so at once.
+    @resource(retry=backoff(1, 1, tries=1), release_timeout=math.inf)
+    def children(self) -> AbstractAsyncContextManager[Children]:
+        """The child processes."""
+        self._children = Children(
+            self.options,
+            self.processes,
+            self.marks,
+            bury=self._bury,
+            on_event=self._child_event,
+            on_parked=self.keeper.look,
+            on_failure=self.fail,
+        )
+        return self._children.running()
+
+    def kill(self) -> None:
+        """Cold shutdown: end the children now; what they had started and is acked late is returned to its queues."""
+        self.post("stop")
+        if self._children is not None:
+            self._children.kill()
+
+    def _incarnations(self) -> list[str]:
+        return self._children.incarnations if self._children is not None else []
+
+    def _child_event(self, event: str) -> None:
+        if self.options.children <= CHILD_REGIONS:
+            self.post(event)
+
+    def _broker_troubled(self, error: Exception | None) -> None:
+        if error is None:
+            self.recover(BROKER)
+        else:
+            self.report_warning(BROKER, error)
+
+    async def _bury(self, child: Child, started: frozenset[str], evidence: str, killed_by_us: bool) -> None:
+        """Settle what a dead child held, as often as it takes: until then it stays claimed, and after the lease any reaper
+        returns it."""
+        while True:
+            try:
+                await anyio.to_thread.run_sync(partial(self._bury_now, child, started, evidence, killed_by_us))
+            except (BrokerUnavailable, ResultsUnavailable) as error:
+                self._broker_troubled(error)
+                await anyio.sleep(_BURY_AGAIN)
+            except Exception:
+                logger.exception("what child %d held could not be settled; it is returned once its lease has run out", child.index)
+                return
+            else:
+                return
+
+    def _bury_now(self, child: Child, started: frozenset[str], evidence: str, killed_by_us: bool) -> None:
+        held = self.broker.held(child.incarnation)
+        outcomes = bury(
+            held,
+            started,
+            self.application,
+            evidence=evidence,
+            max_attempts=self.options.max_attempts,
+            killed_by_us=killed_by_us,
+        )
+        for outcome in outcomes:
+            if outcome.job is not None:
+                logger.warning("%s[%s]: its process ended with %s: %s", outcome.job.name, outcome.job.id, evidence, outcome.status)
+        if outcomes:
+            Settler(self.broker, self.results, child.incarnation, on_trouble=self._broker_troubled).settle(outcomes)
+        self.broker.release(child.incarnation)
+
+
+def _child_region(name: str) -> Mapping[str, Any]:
+    return {
+        # The node has started when its children are ready; what they did before that is told by their own machines.
+        "initial": "running",
+        "states": ["absent", "starting", "running"],
+        "transitions": [
+            {"trigger": f"{name}.spawn", "source": "absent", "dest": "starting"},
+            {"trigger": f"{name}.ready", "source": "starting", "dest": "running"},
+            {"trigger": f"{name}.exit", "source": ["starting", "running"], "dest": "absent"},
+        ],
+    }

@@ -1,0 +1,50 @@
+"""Receive: claim messages as capacity allows, and wait for more without polling. Comes from: the broker. Goes to: admit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from jumpstarter.abc.broker import Broker
+from jumpstarter.jobs import Delivery
+from jumpstarter.telemetry import tracing
+from jumpstarter.worker.options import WorkerOptions
+
+
+class Receiver:
+    """Claims for one incarnation. :meth:`receive` blocks: it belongs on a thread of its own."""
+
+    def __init__(self, broker: Broker, incarnation: str, options: WorkerOptions) -> None:
+        self._broker = broker
+        self._incarnation = incarnation
+        self._options = options
+
+    def receive(self, room: Callable[[], int], ended: threading.Event) -> list[Delivery]:
+        """Claim as many messages as there is room for; when there are none, wait for some.
+
+        :param room: how many jobs may be claimed now.
+        :param ended: set by whoever lost interest (see :meth:`interrupt`).
+        :returns: nothing when it was interrupted, or when the last room is gone.
+        :raises BrokerUnavailable: the server does not answer.
+        """
+        broker, queues, incarnation = self._broker, self._options.queues, self._incarnation
+        while not ended.is_set() and (limit := room()) > 0:
+            started = time.monotonic()
+            deliveries = broker.claim(queues, limit, incarnation=incarnation, lease=self._options.lease)
+            if deliveries:
+                if tracing.enabled:
+                    self._trace(deliveries, time.monotonic() - started)
+                return deliveries
+            broker.wait(queues, self._options.idle, incarnation=incarnation)
+        return []
+
+    def interrupt(self, ended: threading.Event) -> None:
+        """End a :meth:`receive` that may be waiting in another thread. An event per call, so that a call which was given up cannot
+        take the next one's permission to go on for its own."""
+        ended.set()
+        self._broker.wake()
+
+    def _trace(self, deliveries: list[Delivery], seconds: float) -> None:
+        headers = [delivery.envelope.headers for delivery in deliveries if delivery.envelope is not None]
+        tracing.received(deliveries[0].queue, headers, url=self._broker.url, count=len(deliveries), seconds=seconds)

@@ -1,0 +1,63 @@
+"""The regions of a worker's slots, and the events that move them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from jumpstarter.worker.options import WorkerOptions
+
+#: More slots than this share one region: a region each would make a chart that nobody can read, and slow to step.
+SLOT_REGIONS: Final = 32
+
+COROUTINES: Final = "coroutines"
+
+
+def slot_regions(options: WorkerOptions) -> dict[str, Mapping[str, Any]]:
+    """``slot_0`` … for plain functions, ``coroutines`` for all of the loop's slots: idle | processing each."""
+    return {name: _region(name) for name in dict.fromkeys([*_names(options), COROUTINES])}
+
+
+def _names(options: WorkerOptions) -> list[str]:
+    """The region of each slot for plain functions."""
+    slots = options.sync_slots
+    return [f"slot_{number}" for number in range(slots)] if slots <= SLOT_REGIONS else ["slots"] * slots
+
+
+def _region(name: str) -> Mapping[str, Any]:
+    return {
+        "initial": "idle",
+        "states": ["idle", "processing"],
+        "transitions": [
+            {"trigger": f"{name}.begin", "source": "idle", "dest": "processing"},
+            {"trigger": f"{name}.end", "source": "processing", "dest": "idle"},
+        ],
+    }
+
+
+class SlotBoard:
+    """Turns "slot 3 is busy" into the events of its region, from any thread."""
+
+    def __init__(self, options: WorkerOptions, post: Callable[[str], None]) -> None:
+        self._post = post
+        self._names = _names(options)
+        self._busy = dict.fromkeys([*self._names, COROUTINES], 0)
+        self._lock = threading.Lock()
+
+    def slot_changed(self, slot: int, busy: bool) -> None:
+        """A slot for plain functions turned busy or idle."""
+        self._change(self._names[slot], busy)
+
+    def coroutine_slot_changed(self, _slot: int, busy: bool) -> None:
+        """One of the loop's slots turned busy or idle."""
+        self._change(COROUTINES, busy)
+
+    def _change(self, name: str, busy: bool) -> None:
+        with self._lock:  # the events of a region that slots share must be posted in the order in which they are counted
+            before = self._busy[name]
+            after = self._busy[name] = before + (1 if busy else -1)
+            if before == 0:
+                self._post(f"{name}.begin")
+            elif after == 0:
+                self._post(f"{name}.end")

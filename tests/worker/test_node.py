@@ -1,0 +1,141 @@
+"""A node with child processes on the embedded broker: who dies, what comes of what it held."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jumpstarter.abc.broker import Broker
+from jumpstarter.abc.results import Results
+from jumpstarter.brokers import open_broker
+from jumpstarter.results import open_results
+from jumpstarter.worker.beside import reasons
+from jumpstarter.worker.node import Node
+from tests.worker.conftest import StartNode
+from tests.worker.test_worker import result_of
+from tests.worker.toy import ToyApplication, envelope
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@pytest.fixture
+def broker(durable_url: str) -> Iterator[Broker]:
+    with open_broker(durable_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def results(durable_url: str) -> Iterator[Results]:
+    with open_results(durable_url) as opened:
+        yield opened
+
+
+def die_once(path: str) -> int:
+    """Kill the own process the first time, and answer the number of the attempt."""
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    attempts = len(Path(path).read_text().splitlines())
+    if attempts == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return attempts
+
+
+TOYS = ToyApplication(
+    add=lambda x, y: x + y,
+    pid=os.getpid,
+    die_once=die_once,
+    die=lambda: os.kill(os.getpid(), signal.SIGKILL),
+    leave=lambda: sys.exit(3),
+    sleep=time.sleep,
+)
+
+
+def stored(results: Results, id: str) -> Any:
+    found = results.wait([f"result-{id}"], 10)
+    return json.loads(found[f"result-{id}"])
+
+
+def test_jobs_run_in_children(start_node: StartNode, broker: Broker, results: Results) -> None:
+    node = start_node(TOYS, broker, results, pool="prefork", concurrency=2)
+    broker.publish([envelope("pid", id=str(number)) for number in range(50)])
+    pids = {result_of(results, str(number)) for number in range(50)}
+    assert isinstance(node.actor, Node)
+    assert pids <= set(node.actor.children.pids)
+    assert os.getpid() not in pids
+
+
+def test_a_job_whose_child_was_killed_runs_again_elsewhere(
+    start_node: StartNode, broker: Broker, results: Results, tmp_path: Path
+) -> None:
+    start_node(TOYS, broker, results, pool="prefork", concurrency=2)
+    broker.publish([envelope("die_once", str(tmp_path / "attempts"), id="killer")])
+    assert result_of(results, "killer", timeout=5) == 2
+
+
+def test_acked_late_without_requeue_is_lost_with_the_evidence(start_node: StartNode, broker: Broker, results: Results) -> None:
+    start_node(TOYS, broker, results, pool="prefork")
+    broker.publish([envelope("die", id="killer", requeue_if_lost=False)])
+    assert stored(results, "killer") == {"status": "LOST", "value": "signal 9"}
+
+
+def test_acked_early_is_never_run_twice(start_node: StartNode, broker: Broker, results: Results, tmp_path: Path) -> None:
+    start_node(TOYS, broker, results, pool="prefork")
+    broker.publish([envelope("die_once", str(tmp_path / "attempts"), id="killer", early_ack=True)])
+    assert stored(results, "killer") == {"status": "LOST", "value": "signal 9"}
+    assert len((tmp_path / "attempts").read_text().splitlines()) == 1
+
+
+def test_a_job_that_ends_its_process_costs_only_itself(start_node: StartNode, broker: Broker, results: Results) -> None:
+    start_node(TOYS, broker, results, pool="prefork")
+    broker.publish([envelope("add", 1, number) for number in range(100)])
+    result_of(results, f"add-{(1, 99)}")
+    broker.publish(
+        [
+            *(envelope("add", 2, number) for number in range(20)),
+            envelope("leave", id="leaver", requeue_if_lost=False),
+            *(envelope("add", 3, number) for number in range(20)),
+        ]
+    )
+    assert stored(results, "leaver") == {"status": "LOST", "value": "exit code 3"}
+    for number in range(20):
+        assert result_of(results, f"add-{(2, number)}") == number + 2
+        assert result_of(results, f"add-{(3, number)}") == number + 3
+
+
+def test_a_job_that_kills_every_child_goes_to_quarantine(start_node: StartNode, broker: Broker, results: Results) -> None:
+    start_node(TOYS, broker, results, pool="prefork")
+    broker.publish([envelope("die", id="poison"), envelope("add", 1, 2, id="sum")])
+    assert stored(results, "poison") == {"status": "LOST", "value": "signal 9; attempt 3 of 3"}
+    assert result_of(results, "sum") == 3
+
+
+def test_a_cold_stop_returns_what_runs(start_node: StartNode, broker: Broker, results: Results) -> None:
+    node = start_node(TOYS, broker, results, pool="prefork")
+    broker.publish([envelope("add", 1, 2, id="sum"), envelope("sleep", 60, id="long")])
+    result_of(results, "sum")
+    assert isinstance(node.actor, Node)
+    while broker.depth("toys"):
+        time.sleep(0.005)  # until the long one is claimed; nothing tells this process when
+    node.actor.kill()
+    assert node.stop(10)
+    assert broker.depth("toys") == 1
+
+
+def test_a_child_that_cannot_start_fails_the_node_with_the_reason(
+    start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    class Broken(ToyApplication):
+        def child_started(self) -> None:
+            raise RuntimeError("no child of mine")
+
+    with pytest.raises(Exception, match="crashed") as caught:
+        start_node(Broken(), broker, results, pool="prefork")
+    assert "child 0 ended with exit code 1 before it was ready" in reasons(caught.value)

@@ -1,0 +1,239 @@
+"""One worker in this process, on the memory broker: the way of a message, and what its states show."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from jumpstarter.abc.broker import Broker
+from jumpstarter.abc.results import Results
+from jumpstarter.actors import health_check
+from jumpstarter.errors import BrokerUnavailable
+from jumpstarter.telemetry import StateTransition, bus
+from jumpstarter.worker import Worker
+from tests.worker.conftest import StartNode
+from tests.worker.toy import ToyApplication, envelope
+
+POOLS = pytest.mark.parametrize("pool", ["threads", "async", "solo"])
+
+
+def result_of(results: Results, id: str, timeout: float = 10.0) -> Any:
+    found = results.wait([f"result-{id}"], timeout)
+    assert found, f"no result of {id!r} within {timeout:g} s"
+    return json.loads(found[f"result-{id}"])["value"]
+
+
+class Watch:
+    """Remembers the states that were entered, and waits for some."""
+
+    def __init__(self) -> None:
+        self.targets: list[str] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, transition: StateTransition) -> None:
+        with self._changed:
+            self.targets.append(transition.target)
+            self._changed.notify_all()
+
+    def wait(self, *targets: str, timeout: float = 10.0) -> None:
+        """Until these were entered in this order, other states in between."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: is_subsequence(targets, self.targets), timeout), f"{targets} not in {self.targets}"
+
+
+def is_subsequence(wanted: tuple[str, ...], seen: list[str]) -> bool:
+    left = iter(seen)
+    return all(target in left for target in wanted)
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    watch = Watch()
+    unsubscribe = bus.subscribe(watch)
+    yield watch
+    unsubscribe()
+
+
+@POOLS
+def test_a_message_is_run_and_its_result_stored(pool: str, start_node: StartNode, broker: Broker, results: Results) -> None:
+    start_node(ToyApplication(add=lambda x, y: x + y), broker, results, pool=pool)
+    broker.publish([envelope("add", 1, 2, id="sum")])
+    assert result_of(results, "sum") == 3
+
+
+@POOLS
+def test_coroutines_run_on_the_loop_whatever_the_pool(pool: str, start_node: StartNode, broker: Broker, results: Results) -> None:
+    async def double(x: int) -> int:
+        await anyio.sleep(0.01)
+        return 2 * x
+
+    start_node(ToyApplication(double=double), broker, results, pool=pool)
+    broker.publish([envelope("double", number, id=str(number)) for number in range(20)])
+    assert [result_of(results, str(number)) for number in range(20)] == [2 * number for number in range(20)]
+
+
+def test_nothing_is_left_behind_by_ten_thousand_messages(start_node: StartNode, broker: Broker, results: Results) -> None:
+    count = 10_000
+    node = start_node(ToyApplication(add=lambda x, y: x + y), broker, results, concurrency=4)
+    broker.publish([envelope("add", 1, number, id=str(number)) for number in range(count)])
+    assert result_of(results, str(count - 1), timeout=30) == count
+    node.stop()
+    keys = [f"result-{number}" for number in range(count)]
+    assert None not in results.get(keys)
+    assert broker.depth("toys") == 0
+
+
+def test_a_job_before_its_time_starts_when_it_is_due(start_node: StartNode, broker: Broker, results: Results) -> None:
+    start_node(ToyApplication(now=time.time), broker, results)
+    due = time.time() + 1.5
+    broker.publish([envelope("now", id="later", due=due)])
+    assert due <= result_of(results, "later") < due + 1
+
+
+def test_a_long_job_does_not_hoard_what_others_could_run(start_node: StartNode, broker: Broker, results: Results) -> None:
+    """The first worker claims ahead while jobs are tiny; when one turns out long, the rest goes back for the second."""
+    gate = threading.Event()
+    application = ToyApplication(add=lambda x, y: x + y, hold=lambda: gate.wait(20))
+    start_node(application, broker, results, name="one@test")
+    broker.publish([envelope("add", 1, number) for number in range(500)])
+    result_of(results, f"add-{(1, 499)}")
+    broker.publish([envelope("hold", id="long"), *(envelope("add", 2, number) for number in range(50))])
+    start_node(application, broker, results, name="two@test")
+    try:
+        for number in range(50):
+            assert result_of(results, f"add-{(2, number)}", timeout=5) == number + 2
+    finally:
+        gate.set()
+
+
+def test_a_message_that_kills_its_worker_again_and_again_is_quarantined(
+    start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    broker.publish([envelope("add", 1, 2, id="poison")])
+    for number in range(3):
+        incarnation = f"dead-{number}"
+        assert broker.claim(["toys"], 1, incarnation=incarnation, lease=30)
+        broker.release(incarnation, counted=True)
+    start_node(ToyApplication(add=lambda x, y: x + y), broker, results)
+    found = results.wait(["result-poison"], 10)
+    assert json.loads(found["result-poison"]) == {"status": "LOST", "value": "delivered 3 times without an outcome"}
+    assert broker.depth("toys") == 0
+
+
+def test_the_states_tell_the_story(watch: Watch, start_node: StartNode, broker: Broker, results: Results) -> None:
+    node = start_node(ToyApplication(add=lambda x, y: x + y), broker, results)
+    broker.publish([envelope("add", 1, 2, id="sum")])
+    result_of(results, "sum")
+    watch.wait("started.slot_0.processing", "started.slot_0.idle")
+    watch.wait("starting", "started", "started.work.polling", "started.work.processing", "started.work.polling")
+    node.stop()
+    watch.wait("started.work.polling", "stopping", "stopped")
+
+
+def test_the_chart_steps_per_batch_and_never_per_job(watch: Watch, start_node: StartNode, broker: Broker, results: Results) -> None:
+    start_node(ToyApplication(add=lambda x, y: x + y), broker, results)
+    broker.publish([envelope("add", 0, 0, id="first")])
+    result_of(results, "first")
+    before = len(watch.targets)
+    broker.publish([envelope("add", 1, number, id=str(number)) for number in range(5_000)])
+    result_of(results, "4999", timeout=30)
+    assert len(watch.targets) - before < 500
+
+
+class Flaky:
+    """A broker whose server is away while ``is_away``: every call raises, as a real one's does."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.is_away = False
+        self.url = broker.url
+        self.server = broker.server
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._broker, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.is_away:
+                raise BrokerUnavailable(self.url, "unplugged by the test")
+            return method(*args, **kwargs)
+
+        return call
+
+    def wake(self) -> None:
+        self._broker.wake()
+
+
+def test_without_its_broker_a_worker_is_degraded_and_finishes_what_it_holds(
+    watch: Watch, start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    started, gate = threading.Event(), threading.Event()
+
+    def hold() -> str:
+        started.set()
+        gate.wait(20)
+        return "done"
+
+    flaky = Flaky(broker)
+    start_node(ToyApplication(hold=hold, add=lambda x, y: x + y), flaky, results, concurrency=2, idle=0.05)  # type: ignore[arg-type]
+    broker.publish([envelope("hold", id="held")])
+    assert started.wait(10)
+    flaky.is_away = True
+    watch.wait("started.health.degraded", "started.work.suspended")
+    gate.set()
+    watch.wait("started.slot_0.idle")
+    broker.publish([envelope("add", 1, 2, id="sum")])
+    assert results.get(["result-held", "result-sum"]) == [None, None]
+    flaky.is_away = False
+    assert result_of(results, "held") == "done"
+    assert result_of(results, "sum") == 3
+    watch.wait("started.health.degraded", "started.health.healthy", "started.work.polling")
+
+
+class Particular(Worker):
+    """Polls only while it feels well."""
+
+    feels_well = True
+
+    @health_check(every=0.05, timeout=1, severity="warning")
+    async def feeling(self) -> bool:
+        return type(self).feels_well
+
+
+def test_a_failing_health_check_stops_the_polling_until_it_passes(
+    watch: Watch, start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    Particular.feels_well = False
+    start_node(ToyApplication(add=lambda x, y: x + y), broker, results, worker_class=Particular)
+    watch.wait("started.health.degraded", "started.work.suspended")
+    broker.publish([envelope("add", 1, 2, id="sum")])
+    assert results.wait(["result-sum"], 0.3) == {}
+    Particular.feels_well = True
+    assert result_of(results, "sum") == 3
+
+
+def test_stopping_finishes_what_runs_and_gives_back_what_does_not(
+    start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    started, gate = threading.Event(), threading.Event()
+
+    def hold() -> str:
+        started.set()
+        gate.wait(20)
+        return "done"
+
+    node = start_node(ToyApplication(hold=hold, add=lambda x, y: x + y), broker, results)
+    broker.publish([envelope("add", 1, number) for number in range(200)])
+    result_of(results, f"add-{(1, 199)}")
+    broker.publish([envelope("hold", id="held"), *(envelope("hold", id=str(number)) for number in range(3))])
+    assert started.wait(10)
+    assert node.stop(0.2) is False
+    gate.set()
+    assert node.stop(10)
+    assert json.loads(results.get(["result-held"])[0] or b"{}")["value"] == "done"
+    assert broker.depth("toys") == 3
