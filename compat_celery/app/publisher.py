@@ -1,0 +1,532 @@
+"""Messages on their way out: the producer, batches, and capture inside a worker's job. Comes from: app.amqp. Goes to: brokers.
+
+No thread and no loop is started here, and a fork is survived: brokers connect anew in each process. What is published goes to the
+context's *sink* when there is one (:func:`capture`, :func:`bulk_publish`), else to the broker at once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import kombu
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from compat_celery import protocol
+from compat_celery.app.utils import sanitize_url
+from compat_celery.exceptions import ImproperlyConfigured, QueueNotFound
+from jumpstarter.abc.broker import Broker
+from jumpstarter.brokers import open_broker
+from jumpstarter.errors import BrokerUnavailable, ConfigurationError, PublishTimeout
+from jumpstarter.jobs import Envelope
+from jumpstarter.telemetry import tracing
+
+if TYPE_CHECKING:
+    from compat_celery.app.base import Celery
+
+__all__ = ("Connection", "Producer", "ProducerPool", "broker_for", "broker_url", "bulk_publish", "capture", "embedded_url")
+
+#: Schemes whose URLs name a Jumpstarter broker; kombu knows some of them too, but other things by it.
+OUR_SCHEMES = frozenset({"memory", "sqlite", "redis", "rediss", "redis+socket", "unix"})
+EMBEDDED_SCHEMES = frozenset({"memory", "sqlite"})
+REDIS_SCHEMES = OUR_SCHEMES - EMBEDDED_SCHEMES
+
+#: ``broker_transport_options`` of Kombu, by what our brokers call them. Others are Kombu's own business.
+REDIS_OPTIONS = {
+    "visibility_timeout": "visibility_timeout",
+    "global_keyprefix": "key_prefix",
+    "priority_steps": "priority_steps",
+    "sep": "sep",
+    "exclusive": "exclusive",
+}
+SQLITE_OPTIONS = {"synchronous": "synchronous"}
+
+#: At most so many messages are kept for one round trip of a bulk.
+BULK_LIMIT = 10_000
+
+
+# Which broker.
+
+
+def embedded_url(*, create: bool = True) -> str:
+    """The URL of the file, in the folder ``$JUMPSTARTER_HOME``, or ``.jumpstarter`` in the working directory.
+
+    :param create: make the folder if it is not there.
+    :raises ImproperlyConfigured: it cannot be made.
+    """
+    folder = Path(os.environ.get("JUMPSTARTER_HOME") or ".jumpstarter").expanduser().resolve()
+    if create:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ImproperlyConfigured(
+                f"no broker is configured, and the folder of the embedded one cannot be made ({folder}: {error.strerror}). "
+                "Set broker_url, or the environment variable JUMPSTARTER_HOME to a folder that can be written."
+            ) from error
+    return f"sqlite:///{folder / 'jumpstarter.db'}"
+
+
+def broker_url(app: Celery, *, write: bool = False) -> str:
+    """The URL of the broker that the app writes to or reads from; the embedded one's when nothing is configured.
+
+    Of several (a list, or joined by ``;``) the first: the others are alternates that :class:`Producer` does not try.
+    """
+    conf = app.conf
+    url = conf.broker_write_url if write else conf.broker_read_url
+    if isinstance(url, list | tuple):
+        url = next(iter(url), None)
+    if not url:
+        if not conf.broker_transport:
+            return embedded_url()
+        url = ""
+    if "://" in url:
+        return str(url).split(";", 1)[0].strip()
+    return _url_from_parts(conf, url)
+
+
+def _url_from_parts(conf: Any, host: str) -> str:
+    """Celery 3's way: broker_transport, broker_host, broker_port, broker_user, broker_password, broker_vhost."""
+    transport = conf.broker_transport or (host if host in OUR_SCHEMES else "amqp")
+    user = f"{conf.broker_user}:{conf.broker_password or ''}@" if conf.broker_user else ""
+    port = f":{conf.broker_port}" if conf.broker_port else ""
+    path = str(conf.broker_vhost or "").removeprefix("/")
+    return f"{transport}://{user}{'' if host == transport else host}{port}/{path}".removesuffix(
+        "/" if transport == "memory" else ""
+    )
+
+
+def broker_for(app: Celery, url: str | None = None, *, write: bool = False) -> Broker:
+    """The app's broker object for a URL, made once. Not connected before its first use.
+
+    :raises ImproperlyConfigured: there is no broker for such a URL, or its options cannot be used.
+    """
+    url = url or broker_url(app, write=write)
+    key = (url, repr(sorted(app.conf.broker_transport_options.items())))
+    broker = app._brokers.get(key)
+    if broker is not None:
+        return broker
+    try:
+        broker = open_broker(url, **_options_for(app.conf, url))
+    except ConfigurationError as error:
+        raise ImproperlyConfigured(f"the setting broker_url ({sanitize_url(url)}): {error}") from error
+    # No lock, which a fork could leave locked: of two threads that come here together, both get the broker of the first.
+    return app._brokers.setdefault(key, broker)
+
+
+def _options_for(conf: Any, url: str) -> dict[str, Any]:
+    scheme = url.partition("://")[0]
+    names = REDIS_OPTIONS if scheme in REDIS_SCHEMES else SQLITE_OPTIONS if scheme == "sqlite" else {}
+    given = conf.broker_transport_options
+    options = {ours: given[kombus] for kombus, ours in names.items() if given.get(kombus) is not None}
+    if scheme in REDIS_SCHEMES:
+        options["timeout"] = float(given.get("socket_timeout") or conf.broker_connection_timeout or 4)
+        if conf.broker_use_ssl:
+            options["ssl"] = conf.broker_use_ssl
+    return options
+
+
+# Sinks.
+
+
+class _Sink:
+    """Collects what is published in a context, and what shall be done once it is sent."""
+
+    __slots__ = ("after", "app", "envelopes", "send")
+
+    def __init__(self, app: Celery | None = None, send: Callable[[Sequence[Envelope]], None] | None = None) -> None:
+        self.app = app
+        self.envelopes: list[Envelope] = []
+        self.after: list[Callable[[], None]] = []
+        self.send = send
+
+    def add(self, envelope: Envelope) -> None:
+        self.envelopes.append(envelope)
+        if self.send is not None and len(self.envelopes) >= BULK_LIMIT:
+            self.flush()
+
+    def flush(self) -> None:
+        envelopes, self.envelopes = self.envelopes, []
+        if envelopes and self.send is not None:
+            self.send(envelopes)
+        self.announce()
+
+    def announce(self) -> None:
+        after, self.after = self.after, []
+        for announce in after:
+            announce()
+
+
+_sink: ContextVar[_Sink | None] = ContextVar("sink", default=None)
+
+
+@contextmanager
+def capture() -> Iterator[list[Envelope]]:
+    """What the apps' own producers publish in the block goes to the list that is given, instead of to the broker."""
+    sink = _Sink()
+    token = _sink.set(sink)
+    try:
+        yield sink.envelopes
+    finally:
+        _sink.reset(token)
+    sink.announce()
+
+
+@contextmanager
+def bulk_publish(app: Celery) -> Iterator[None]:
+    """What the app's own producer publishes in the block is sent in one round trip at its end; nothing of it when the block raises.
+
+    Within another such block, or one of :func:`capture`, the outer one decides. After 10,000 messages a part is sent early.
+    """
+    if _sink.get() is not None:
+        yield
+        return
+    sink = _Sink(app, send=Producer(app).send)
+    token = _sink.set(sink)
+    try:
+        yield
+    finally:
+        _sink.reset(token)
+    sink.flush()
+
+
+def on_sent(announce: Callable[[], None]) -> None:
+    """Call ``announce`` once what was published last is on its way: at once, or at the end of the block that collects it."""
+    sink = _sink.get()
+    if sink is None:
+        announce()
+    else:
+        sink.after.append(announce)
+
+
+# The producer.
+
+
+class Producer:
+    """Publishes by Kombu's signature to a Jumpstarter broker. Has no state of its own: one may serve many threads."""
+
+    serializer: str | None = None
+    auto_declare = False
+
+    def __init__(self, app: Celery, url: str | None = None) -> None:
+        self.app = app
+        self.url = url
+        self._broker: Broker | None = None
+
+    def publish(
+        self,
+        body: Any,
+        routing_key: str | None = None,
+        delivery_mode: Any = None,
+        mandatory: bool = False,  # noqa: ARG002 - every message of ours reaches its queue or raises
+        immediate: bool = False,  # noqa: ARG002 - as above; AMQP itself dropped it
+        priority: int | None = 0,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        serializer: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        compression: str | None = None,
+        exchange: Any = None,
+        retry: bool = False,
+        retry_policy: Mapping[str, Any] | None = None,
+        declare: Sequence[Any] | None = (),
+        expiration: float | None = None,
+        timeout: float | None = None,
+        confirm_timeout: float | None = None,  # noqa: ARG002 - a publish of ours returns when the message is safe
+        **properties: Any,
+    ) -> None:
+        """Serialise the body and send it, or collect it for the context's sink.
+
+        :param retry: try again while the broker cannot be reached, as ``retry_policy`` says.
+        :param expiration: seconds.
+        :param timeout: seconds for one attempt (default: the setting ``broker_connection_timeout``).
+        :raises EncodeError: the body cannot be serialised.
+        :raises OperationalError: the broker cannot be reached.
+        """
+        if content_type is None:
+            payload = protocol.encode(body, serializer or self.serializer or "json", compression)
+        else:
+            raw = body.encode(content_encoding or "utf-8") if isinstance(body, str) else bytes(body)
+            payload = protocol.Payload(raw, content_type, content_encoding or "utf-8", None)
+        wire_headers = dict(headers or {})
+        if payload.compression:
+            wire_headers["compression"] = payload.compression
+        properties["delivery_mode"] = _delivery_mode(delivery_mode)
+        properties["priority"] = priority or 0
+        if expiration is not None:
+            properties["expiration"] = str(int(expiration * 1000))
+        broker = self.broker
+        due = _due(wire_headers) if broker.exclusive else None
+        name = exchange.name if isinstance(exchange, Exchange) else exchange or ""
+        envelopes = [
+            Envelope(
+                queue=queue,
+                body=payload.body,
+                headers=wire_headers,
+                properties=properties,
+                content_type=payload.content_type,
+                content_encoding=payload.content_encoding,
+                exchange=name,
+                routing_key=routing_key or queue,
+                priority=properties["priority"],
+                due=due,
+            )
+            for queue in self._queues(name, routing_key, declare or ())
+        ]
+        self._hand_over(envelopes, retry_policy if retry else None, timeout)
+
+    def _queues(self, exchange: str, routing_key: str | None, declare: Sequence[Any]) -> list[str]:
+        if not exchange:
+            if not routing_key:
+                raise QueueNotFound("a message without an exchange needs its queue's name as the routing key")
+            return [routing_key]
+        return queues_bound_to(exchange, routing_key or "", [*declare, *self.app.amqp.queues.values()])
+
+    def _hand_over(self, envelopes: list[Envelope], retry_policy: Mapping[str, Any] | None, timeout: float | None) -> None:
+        sink = _sink.get()
+        collects = sink is not None and self.url is None and (sink.app is None or sink.app is self.app)
+        if not tracing.enabled:
+            if not collects:
+                self.send(envelopes, retry_policy, timeout)
+                return
+            assert sink is not None
+            for envelope in envelopes:
+                sink.add(envelope)
+            return
+        url = self.broker.url
+        for envelope in envelopes:
+            span = tracing.create if collects else tracing.publish
+            task_id = envelope.headers.get("id")
+            root = envelope.headers.get("root_id")
+            with span(envelope.queue, url=url, message_id=task_id, conversation_id=root) as operation:
+                assert isinstance(envelope.headers, dict)
+                operation.inject(envelope.headers)
+                if collects:
+                    assert sink is not None
+                    sink.add(envelope)
+                else:
+                    self.send([envelope], retry_policy, timeout)
+
+    @property
+    def broker(self) -> Broker:
+        """The broker that it publishes to, found at its first use."""
+        if self._broker is None:
+            self._broker = broker_for(self.app, self.url, write=True)
+        return self._broker
+
+    @property
+    def connection(self) -> Any:
+        """A connection to that broker."""
+        return self.app.connection_for_write(self.url)
+
+    def send(
+        self, envelopes: Sequence[Envelope], retry_policy: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> None:
+        """Send the messages in one round trip.
+
+        :param retry_policy: ``max_retries``, ``interval_start``, ``interval_step`` and ``interval_max`` (seconds); None: try once.
+        :raises OperationalError: the broker cannot be reached.
+        """
+        broker = self.broker
+        timeout = timeout or self.app.conf.broker_connection_timeout or None
+        waits = _waits(retry_policy) if retry_policy is not None else iter(())
+        while True:
+            try:
+                broker.publish(envelopes, timeout=timeout)
+            except PublishTimeout as error:
+                # Not tried again: the message may have arrived, and the time that the caller gave is over.
+                raise OperationalError(str(error)) from error
+            except BrokerUnavailable as error:
+                wait = next(waits, None)
+                if wait is None:
+                    raise OperationalError(str(error)) from error
+                time.sleep(wait)
+            else:
+                return
+
+    # What programs do with producers that they get from a pool.
+
+    @property
+    def channel(self) -> Any:
+        """AMQP channels do not exist here."""
+        raise NotImplementedError("there are no AMQP channels here: publish through the producer, or use kombu.Connection yourself")
+
+    def revive(self, channel: Any) -> None:
+        """Nothing to revive: brokers connect again by themselves."""
+
+    def declare(self) -> None:
+        """Queues come into being with their first message."""
+
+    maybe_declare = declare
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
+    close = release
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        pass
+
+
+def _delivery_mode(mode: Any) -> int:
+    return 1 if mode in {1, "transient"} else 2
+
+
+def _due(headers: Mapping[str, Any]) -> float | None:
+    eta = headers.get("eta")
+    if not eta:
+        return None
+    moment = datetime.fromisoformat(eta)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _waits(policy: Mapping[str, Any]) -> Iterator[float]:
+    """Seconds before each further attempt; endless when ``max_retries`` is None."""
+    left = policy.get("max_retries", 3)
+    wait = float(policy.get("interval_start", 0))
+    step, longest = float(policy.get("interval_step", 0.2)), float(policy.get("interval_max", 1))
+    while left is None or left > 0:
+        yield min(wait, longest)
+        wait += step
+        left = None if left is None else left - 1
+
+
+def queues_bound_to(exchange: str, routing_key: str, candidates: Sequence[Any]) -> list[str]:
+    """The names of the queues that a message to an exchange reaches, as an AMQP broker would find them.
+
+    :raises QueueNotFound: none does; an AMQP broker would drop the message.
+    """
+    found = {}
+    for queue in candidates:
+        if not isinstance(queue, Queue) or queue.exchange is None or queue.exchange.name != exchange:
+            continue
+        if _matches(queue.exchange.type, queue.routing_key or "", routing_key):
+            found[queue.name] = None
+    if not found:
+        raise QueueNotFound(
+            f"no queue in task_queues is bound to the exchange {exchange!r} with a routing key that matches {routing_key!r}; "
+            "the message would be lost"
+        )
+    return list(found)
+
+
+def _matches(kind: str, pattern: str, routing_key: str) -> bool:
+    if kind == "fanout":
+        return True
+    return _topic_matches(pattern.split("."), routing_key.split(".")) if kind == "topic" else pattern == routing_key
+
+
+def _topic_matches(pattern: list[str], words: list[str]) -> bool:
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return any(_topic_matches(pattern[1:], words[skip:]) for skip in range(len(words) + 1))
+    return bool(words) and pattern[0] in {"*", words[0]} and _topic_matches(pattern[1:], words[1:])
+
+
+class ProducerPool:
+    """Gives the app's producer. There is nothing to run out of."""
+
+    def __init__(self, app: Celery) -> None:
+        self._producer = Producer(app)
+        self.limit = app.conf.broker_pool_limit
+
+    def acquire(self, block: bool = False, timeout: float | None = None) -> Producer:  # noqa: ARG002 - kombu's signature
+        """A producer; usable in a ``with`` statement."""
+        return self._producer
+
+    def force_close_all(self) -> None:
+        """Nothing is kept open here."""
+
+
+class Connection(kombu.Connection):  # type: ignore[misc] # kombu has no annotations
+    """Passes for a Kombu connection to a broker that is ours: it can be looked at, and publishes by our producer."""
+
+    def __init__(self, url: str, *args: Any, app: Celery, **kwargs: Any) -> None:
+        super().__init__(url, *args, **kwargs)
+        self.app = app
+        self.url = url
+
+    def ensure_connection(
+        self,
+        errback: Callable[[Exception, float], Any] | None = None,
+        max_retries: int | None = None,
+        interval_start: float = 2,
+        interval_step: float = 2,
+        interval_max: float = 30,
+        callback: Callable[[], Any] | None = None,  # noqa: ARG002 - kombu's signature
+        **_: Any,
+    ) -> Self:
+        """Return when the broker answers.
+
+        :param max_retries: how often to try again; None: for ever.
+        :param errback: called with the error and the seconds until the next attempt.
+        :raises OperationalError: it does not answer.
+        """
+        policy = {
+            "max_retries": max_retries,
+            "interval_start": interval_start,
+            "interval_step": interval_step,
+            "interval_max": interval_max,
+        }
+        waits = _waits(policy)
+        while True:
+            try:
+                self.connect()
+            except OperationalError as error:
+                wait = next(waits, None)
+                if wait is None:
+                    raise
+                if errback is not None:
+                    errback(error, wait)
+                time.sleep(wait)
+            else:
+                return self
+
+    def connect(self) -> Broker:
+        """The broker, once it has answered.
+
+        :raises OperationalError: it does not answer.
+        """
+        broker = broker_for(self.app, self.url)
+        try:
+            broker.ping()
+        except BrokerUnavailable as error:
+            raise OperationalError(str(error)) from error
+        return broker
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker answers now."""
+        try:
+            self.connect()
+        except OperationalError:
+            return False
+        return True
+
+    def as_uri(self, include_password: bool = False, mask: str = "**", getfields: Any = None) -> str:  # noqa: ARG002 - kombu's signature
+        """The URL, without its password unless that is asked for."""
+        return self.url if include_password else str(sanitize_url(self.url, mask))
+
+    def Producer(self, *_: Any, **__: Any) -> Producer:  # noqa: N802 - kombu's name
+        """A producer for this broker."""
+        return Producer(self.app, self.url)
+
+    def clone(self, **_: Any) -> Connection:
+        """Another one like it."""
+        return Connection(self.url, app=self.app)
+
+    def release(self) -> None:
+        """Nothing to give back: the app keeps its brokers, see ``app.close()``."""
+
+    _close = close = release

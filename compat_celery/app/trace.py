@@ -1,0 +1,470 @@
+"""Run a task as Celery does: hooks, signals, callbacks and results, in Celery's order. Used by: worker.application, Task.apply.
+
+======================  ==============================================================================================
+success                 task_prerun → before_start → run → callbacks and the chain's next step → result and chord →
+                        on_success → task_success → after_return → task_postrun
+failure                 … → result, chord and errbacks → on_failure → task_failure → after_return → task_postrun
+retry, ignore, reject   … → result (retry only) → on_retry → task_retry → task_postrun
+======================  ==============================================================================================
+
+Inside a worker's job, messages and results are not sent but collected (see :mod:`compat_celery.app.effects`): the worker sends,
+stores and acks them in one step. Monitoring agents replace ``build_tracer`` in this module, so it is looked up here each time a
+task gets its tracer.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import anyio
+from billiard.einfo import ExceptionInfo
+from kombu.exceptions import EncodeError
+from kombu.utils.encoding import safe_repr, safe_str
+
+from compat_celery import _state, signals, states
+from compat_celery.app.effects import Effects, current, deferred
+from compat_celery.app.task import Context
+from compat_celery.app.task import Task as BaseTask
+from compat_celery.backends.documents import chain_failures, chord_part, failure_part, stores_documents, task_document
+from compat_celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
+from compat_celery.utils.objects import mro_lookup
+from compat_celery.utils.saferepr import saferepr
+from compat_celery.utils.serialization import get_pickleable_etype
+
+__all__ = (
+    "EXCEPTION_STATES",
+    "FAILURE",
+    "IGNORED",
+    "IGNORE_STATES",
+    "REJECTED",
+    "RETRY",
+    "SUCCESS",
+    "TraceInfo",
+    "build_tracer",
+    "task_has_custom",
+    "trace_ok_t",
+    "trace_task",
+)
+
+logger = logging.getLogger("celery.app.trace")
+
+IGNORED = states.IGNORED
+REJECTED = states.REJECTED
+RETRY = states.RETRY
+FAILURE = states.FAILURE
+SUCCESS = states.SUCCESS
+EXCEPTION_STATES = states.EXCEPTION_STATES
+IGNORE_STATES = frozenset({IGNORED, RETRY, REJECTED})
+
+
+class trace_ok_t(NamedTuple):  # noqa: N801 - Celery's name
+    """What a tracer returns: the value or exception, what is known about a state that is no success, seconds, and the value's
+    repr."""
+
+    retval: Any
+    info: TraceInfo | None
+    runtime: float
+    retstr: str | None
+
+
+class TraceInfo:
+    """The state that a task ended in, if that is not success, and the exception that led there."""
+
+    __slots__ = ("retval", "state")
+
+    def __init__(self, state: str, retval: Any = None) -> None:
+        self.state = state
+        self.retval = retval
+
+
+def task_has_custom(task: Any, attr: str) -> bool:
+    """Whether the task's class, or one between it and Celery's, defines the method itself."""
+    return bool(
+        mro_lookup(task.__class__, attr, stop={BaseTask, object}, monkey_patched=["celery.app.task", "compat_celery.app.task"])
+    )
+
+
+def build_tracer(
+    name: str,
+    task: Any,
+    loader: Any = None,
+    hostname: str | None = None,
+    store_errors: bool = True,
+    Info: type[TraceInfo] = TraceInfo,  # noqa: N803 - Celery's name, given by keyword
+    eager: bool = False,
+    propagate: bool = False,
+    app: Any = None,
+    monotonic: Callable[[], float] = time.monotonic,
+    **_options: Any,
+) -> Tracer:
+    """A function ``tracer(uuid, args, kwargs, request)`` that runs ``task`` and returns a :class:`trace_ok_t`.
+
+    :param eager: the task runs in the caller's process: results are stored only with ``task_store_eager_result``.
+    :param propagate: errors of the task are raised.
+    """
+    return Tracer(name, task, loader, hostname, store_errors, Info, eager, propagate, app, monotonic)
+
+
+class _Run:
+    """One execution on its way."""
+
+    __slots__ = ("args", "info", "kwargs", "request", "retstr", "retval", "runtime", "started", "state", "token", "uuid")
+
+    def __init__(self, uuid: str, args: Any, kwargs: Any, request: Context, started: float) -> None:
+        self.uuid = uuid
+        self.args = args
+        self.kwargs = kwargs
+        self.request = request
+        self.started = started
+        self.state = SUCCESS
+        self.retval: Any = None
+        self.info: TraceInfo | None = None
+        self.retstr: str | None = None
+        self.runtime = 0.0
+        self.token: Any = None
+
+
+class Tracer:
+    """Runs one task. Made once per task and process by :func:`build_tracer`."""
+
+    def __init__(
+        self,
+        name: str,
+        task: Any,
+        loader: Any,
+        hostname: str | None,
+        store_errors: bool,
+        info: type[TraceInfo],
+        eager: bool,
+        propagate: bool,
+        app: Any,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.task = task
+        self.app = app or task.app
+        self.hostname = hostname
+        self._fun = task if task_has_custom(task, "__call__") else task.run
+        self._loader = loader or self.app.loader
+        self._info = info
+        self._eager = eager
+        self._propagate = propagate
+        self._store_errors = store_errors
+        self._monotonic = monotonic
+        self._publishes = not eager or getattr(task, "store_eager_result", False)
+        self._tracks_start = not eager and (task.track_started and not task.ignore_result)
+
+    def __call__(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
+        """Run it in this thread."""
+        run = self._begin(uuid, args, kwargs, request)
+        try:
+            try:
+                self._prerun(run)
+                value = self._fun(*args, **kwargs)
+                if self.is_coroutine:
+                    value = anyio.run(_awaited, value)
+                self._succeed(run, value)
+            except Exception as error:  # noqa: BLE001 - the user's error becomes the task's result
+                self._end(run, error)
+            self._postrun(run)
+        finally:
+            self._finish(run)
+        return trace_ok_t(run.retval, run.info, run.runtime, run.retstr)
+
+    async def acall(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
+        """Run a coroutine task on this loop."""
+        run = self._begin(uuid, args, kwargs, request)
+        try:
+            try:
+                self._prerun(run)
+                self._succeed(run, await self._fun(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001 - the user's error becomes the task's result
+                self._end(run, error)
+            self._postrun(run)
+        finally:
+            self._finish(run)
+        return trace_ok_t(run.retval, run.info, run.runtime, run.retstr)
+
+    @property
+    def is_coroutine(self) -> bool:
+        """Whether the task is a coroutine function."""
+        return bool(getattr(self.task, "is_coroutine", False))
+
+    # The steps, in order.
+
+    def _begin(self, uuid: str, args: Any, kwargs: Any, request: Any) -> _Run:
+        if not isinstance(kwargs, dict):
+            raise InvalidTaskError("Task keyword arguments is not a mapping")
+        context = Context(request or {}, args=args, called_directly=False, kwargs=kwargs)
+        run = _Run(uuid, args, kwargs, context, self._monotonic())
+        # An eager task inside a worker's job is no part of that job: what it does, it does at once.
+        run.token = current.set(None) if self._eager else None
+        _state.push_current_task(self.task)
+        self.task.push_request(context)
+        return run
+
+    def _prerun(self, run: _Run) -> None:
+        task = self.task
+        if signals.task_prerun.receivers:
+            signals.task_prerun.send(sender=task, task_id=run.uuid, task=task, args=run.args, kwargs=run.kwargs)
+        self._loader.on_task_init(run.uuid, task)
+        if self._tracks_start and not run.request.ignore_result:
+            import os  # noqa: PLC0415 - only for tasks that track their start
+
+            meta = {"pid": os.getpid(), "hostname": self.hostname}
+            task.backend.store_result(run.uuid, meta, states.STARTED, request=run.request)
+        task.before_start(run.uuid, run.args, run.kwargs)
+
+    def _succeed(self, run: _Run, value: Any) -> None:
+        with deferred():
+            self._follow_up(run, value)
+            self._store_success(run, value)
+        run.retval, run.state = value, SUCCESS
+        run.runtime = self._monotonic() - run.started
+        task = self.task
+        task.on_success(value, run.uuid, run.args, run.kwargs)
+        if signals.task_success.receivers:
+            signals.task_success.send(sender=task, result=value)
+        if logger.isEnabledFor(logging.INFO):
+            self._log_success(run)
+
+    def _follow_up(self, run: _Run, value: Any) -> None:
+        """Send the callbacks and the chain's next step: before the result is stored, so that what cannot be encoded fails the
+        task."""
+        request = run.request
+        callbacks, chain = request.callbacks, request.chain
+        if not callbacks and not chain:
+            return
+        task, app = self.task, self.app
+        root = request.root_id or run.uuid
+        options: dict[str, Any] = {"parent_id": run.uuid, "root_id": root, "priority": self._inherited_priority(request)}
+        if callbacks:
+            for callback in callbacks:
+                signature = app.signature(callback) if isinstance(callback, dict) else callback
+                signature.apply_async((value,), **options, **_stamps_of(request))
+        if chain:
+            rest = list(chain)
+            signature = app.signature(rest.pop(), app=task.app) if isinstance(chain[-1], dict) else rest.pop()
+            signature.apply_async((value,), chain=rest or None, **options)
+
+    def _inherited_priority(self, request: Context) -> int | None:
+        if not self.app.conf.task_inherit_parent_priority:
+            return None
+        return (request.delivery_info or {}).get("priority")
+
+    def _store_success(self, run: _Run, value: Any) -> None:
+        request = run.request
+        publishes = self._publishes and not self._ignores_result(request)
+        backend = self.task.backend
+        effects = current.get()
+        if effects is not None and stores_documents(backend):
+            if publishes:
+                effects.documents.append(task_document(backend, run.uuid, value, SUCCESS, None, request))
+            if request.chord:
+                effects.part = chord_part(backend, request, SUCCESS, value)
+        elif publishes or (request.chord and not self._eager):
+            backend.mark_as_done(run.uuid, value, request, publishes)
+
+    def _ignores_result(self, request: Context) -> bool:
+        ignore = getattr(request, "ignore_result", None)
+        return bool(self.task.ignore_result if ignore is None else ignore)
+
+    def _end(self, run: _Run, error: Exception) -> None:
+        """The task did not succeed; find out in which way."""
+        match error:
+            case Reject():
+                self._leave(run, REJECTED, error)
+            case Ignore():
+                self._leave(run, IGNORED, error)
+            case Retry():
+                self._retry(run, error)
+            case _:
+                if self._propagate:
+                    raise error
+                self._fail(run, error)
+        run.runtime = self._monotonic() - run.started
+
+    def _leave(self, run: _Run, state: str, error: Exception) -> None:
+        run.state, run.retval = state, error
+        run.info = self._info(state, error)
+        if state == REJECTED:
+            logger.info(
+                "Task %s[%s] reject requeue=%s: %s", self._shown_name(run), run.uuid, getattr(error, "requeue", None), error
+            )
+        else:
+            logger.info("Task %s[%s] ignored", self._shown_name(run), run.uuid)
+
+    def _retry(self, run: _Run, error: Retry) -> None:
+        run.state, run.retval = RETRY, error
+        run.info = self._info(RETRY, error)
+        task, request = self.task, run.request
+        _, _, trace = sys.exc_info()
+        try:
+            info = ExceptionInfo((type(error), error, trace))
+            if not self._ignores_result(request) and self._publishes:
+                self._store(run, error.exc, RETRY, info.traceback)
+            task.on_retry(error.exc, run.uuid, run.args, run.kwargs, info)
+            signals.task_retry.send(sender=task, request=request, reason=error, einfo=info)
+            logger.info("Task %s[%s] retry: %s", self._shown_name(run), run.uuid, safe_str(error))
+        finally:
+            del trace
+
+    def _fail(self, run: _Run, error: Exception) -> None:
+        run.state, run.retval = FAILURE, error
+        run.info = self._info(FAILURE, error)
+        task = self.task
+        _, _, trace = sys.exc_info()
+        try:
+            info = ExceptionInfo((type(error), error, trace))
+            info.exception = error
+            record_failure(
+                task.backend,
+                run.uuid,
+                error,
+                run.request,
+                traceback=info.traceback,
+                store=self._store_errors
+                and self._publishes
+                and (not self._ignores_result(run.request) or task.store_errors_even_if_ignored),
+                follow_up=not self._eager,
+            )
+            task.on_failure(error, run.uuid, run.args, run.kwargs, info)
+            signals.task_failure.send(
+                sender=task,
+                task_id=run.uuid,
+                exception=error,
+                args=run.args,
+                kwargs=run.kwargs,
+                traceback=trace,
+                einfo=info,
+            )
+            self._log_failure(run, error, info)
+        finally:
+            del trace
+
+    def _store(self, run: _Run, result: Any, state: str, traceback: str | None) -> None:
+        backend, effects = self.task.backend, current.get()
+        if effects is not None and stores_documents(backend):
+            effects.documents.append(task_document(backend, run.uuid, result, state, traceback, run.request))
+        else:
+            backend.store_result(run.uuid, result, state, traceback=traceback, request=run.request)
+
+    def _postrun(self, run: _Run) -> None:
+        task = self.task
+        if run.state not in IGNORE_STATES:
+            task.after_return(run.state, run.retval, run.uuid, run.args, run.kwargs, None)
+        if signals.task_postrun.receivers:
+            signals.task_postrun.send(
+                sender=task,
+                task_id=run.uuid,
+                task=task,
+                args=run.args,
+                kwargs=run.kwargs,
+                retval=run.retval,
+                state=run.state,
+            )
+        effects = current.get()
+        if effects is not None:
+            effects.status = run.state
+            if run.state == FAILURE:
+                effects.error = run.retval
+
+    def _finish(self, run: _Run) -> None:
+        task = self.task
+        task.pop_request()
+        _state.pop_current_task()
+        if run.token is not None:
+            current.reset(run.token)
+        if not self._eager:
+            try:
+                task.backend.process_cleanup()
+                self._loader.on_process_cleanup()
+            except Exception:
+                logger.exception("Process cleanup failed")
+
+    # Logging.
+
+    def _shown_name(self, run: _Run) -> str:
+        return getattr(run.request, "shadow", None) or self.name
+
+    def _log_success(self, run: _Run) -> None:
+        run.retstr = saferepr(run.retval, getattr(self.task, "resultrepr_maxsize", 1024))
+        logger.info(
+            "Task %s[%s] succeeded in %ss: %s",
+            self._shown_name(run),
+            run.uuid,
+            round(run.runtime, 6),
+            run.retstr,
+            extra={"data": {"id": run.uuid, "name": self._shown_name(run), "return_value": run.retstr, "runtime": run.runtime}},
+        )
+
+    def _log_failure(self, run: _Run, error: Exception, info: Any) -> None:
+        throws = self.task.throws or ()
+        is_expected = isinstance(error, throws)
+        logger.log(
+            logging.INFO if is_expected else logging.ERROR,
+            "Task %s[%s] raised %s: %s",
+            self._shown_name(run),
+            run.uuid,
+            "expected" if is_expected else "unexpected",
+            safe_repr(error),
+            exc_info=None if is_expected else (type(error), error, error.__traceback__),
+            extra={"data": {"id": run.uuid, "name": self._shown_name(run), "exception": safe_repr(error)}},
+        )
+
+
+def record_failure(
+    backend: Any,
+    uuid: str,
+    error: BaseException,
+    request: Context,
+    *,
+    traceback: str | None,
+    store: bool,
+    follow_up: bool = True,
+    state: str = FAILURE,
+) -> None:
+    """Store a failure, count it in its chord, fail the rest of its chain, and send or call its errbacks.
+
+    Also for failures that no tracer saw: a lost process, an expired or unknown task. In a worker's job all of it is collected.
+
+    :param store: whether the task's own result is stored.
+    :param follow_up: whether chord, chain and errbacks are told (an eager task has none).
+    """
+    effects = current.get()
+    if effects is None or not stores_documents(backend):
+        if store or follow_up:
+            backend.mark_as_failure(
+                uuid, error, traceback=traceback, request=request, store_result=store, call_errbacks=follow_up, state=state
+            )
+        return
+    if store:
+        effects.documents.append(task_document(backend, uuid, error, state, traceback, request))
+    if not follow_up:
+        return
+    effects.part = failure_part(backend, request, state, error)
+    effects.documents.extend(chain_failures(backend, request, error, traceback))
+    if request.errbacks:
+        with deferred():
+            backend._call_task_errbacks(request, error, traceback)
+
+
+async def _awaited(coroutine: Any) -> Any:
+    return await coroutine
+
+
+def _stamps_of(request: Context) -> dict[str, Any]:
+    headers = {name: value for name, value in (request.stamps or {}).items()} if request.stamped_headers else {}
+    return {"stamped_headers": request.stamped_headers, **headers} if headers else {}
+
+
+def trace_task(task: Any, uuid: str, args: Any, kwargs: Any, request: Any = None, **options: Any) -> trace_ok_t:
+    """Run a task, giving it its tracer first if it has none."""
+    if task.__trace__ is None:
+        task.__trace__ = build_tracer(task.name, task, **options)
+    result: trace_ok_t = task.__trace__(uuid, args, kwargs, request)
+    return result

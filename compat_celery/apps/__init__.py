@@ -1,0 +1,1 @@
+"""Programs: the worker behind ``celery worker``."""

@@ -1,0 +1,159 @@
+"""The worker program: from a Celery app and a command line's options to a running node. Comes from: bin.worker, contrib.testing.
+Goes to: jumpstarter.nodes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from compat_celery import __version__, signals
+from compat_celery.app.publisher import broker_for
+from compat_celery.bin.worker import POOL_NAMES, write_pidfile
+from compat_celery.utils.nodenames import default_nodename, host_format
+from compat_celery.worker.application import CeleryApplication, tasks_of
+from jumpstarter import __version__ as jumpstarter_version
+from jumpstarter.errors import ConfigurationError
+from jumpstarter.nodes import NodeSetup, run_node
+from jumpstarter.telemetry.log import log_transitions
+from jumpstarter.worker import WorkerOptions
+
+__all__ = ("Worker", "queues_of")
+
+logger = logging.getLogger("celery.worker")
+
+
+def queues_of(app: Any, only: Iterable[str] | None = None, exclude: Iterable[str] | None = None) -> tuple[str, ...]:
+    """The names of the queues that a worker of this app consumes from.
+
+    :param only: these alone (``-Q``); a name that no setting declares is a queue of its own, as in Celery.
+    :param exclude: but for these (``-X``).
+    :raises ConfigurationError: nothing is left.
+    """
+    names = list(only) if only else list(app.amqp.queues.consume_from)
+    left = tuple(name for name in dict.fromkeys(names) if name not in set(exclude or ()))
+    if not left:
+        raise ConfigurationError(f"no queue is left to consume from: -X excludes all of {', '.join(names)}")
+    return left
+
+
+class Worker:
+    """A worker of a Celery app in this process. :meth:`start` returns when it has ended."""
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        hostname: str | None = None,
+        loglevel: str | int = "WARNING",
+        logfile: str | None = None,
+        concurrency: int | None = None,
+        pool: str | None = None,
+        queues: Sequence[str] | None = None,
+        exclude_queues: Sequence[str] | None = None,
+        purge: bool = False,
+        pidfile: str | None = None,
+        no_color: bool | None = None,
+        quiet: bool = False,
+        lease: float | None = None,
+    ) -> None:
+        """Options that are None come from the app's settings."""
+        self.app = app
+        self.hostname = default_nodename(host_format(hostname) if hostname else None)
+        self.loglevel = loglevel
+        self.logfile = logfile
+        self.no_color = no_color
+        self.quiet = quiet
+        self.purge = purge
+        self.pidfile = pidfile
+        self._asked = {"pool": pool, "concurrency": concurrency, "queues": queues, "exclude": exclude_queues, "lease": lease}
+        signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=dict(self._asked))
+
+    def start(self) -> int:
+        """Run; answer the exit code.
+
+        :raises JumpstarterError: it could not start; the message says why.
+        """
+        setup = self._set_up()
+        if self.pidfile:
+            write_pidfile(self.pidfile)
+        try:
+            return self._run(setup)
+        finally:
+            if self.pidfile:
+                with suppress(OSError):
+                    os.unlink(self.pidfile)
+
+    def _run(self, setup: NodeSetup) -> int:
+        try:
+            return run_node(setup)
+        finally:
+            signals.worker_shutdown.send(sender=self)
+
+    def _set_up(self) -> NodeSetup:
+        app = self.app
+        signals.worker_init.send(sender=self)
+        app.log.setup(
+            self.loglevel, self.logfile, redirect_stdouts=False, colorize=None if self.no_color is None else not self.no_color
+        )
+        log_transitions()
+        signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=app.conf)
+        options = self.options()
+        broker = broker_for(app)
+        application = CeleryApplication(app, self.hostname)
+        results = getattr(app.backend, "results", None)
+        if self.purge:
+            logger.warning("purge: %d message(s) dropped", sum(broker.purge(queue) for queue in options.queues))
+        if not self.quiet:
+            self._say_hello(options, broker.url)
+        return NodeSetup(
+            application=application,
+            broker=broker,
+            results=results,
+            options=options,
+            on_ready=self._ready,
+            on_stopping=lambda number: signals.worker_shutting_down.send(sender=self.hostname, sig=number, how="warm", exitcode=0),
+        )
+
+    def options(self) -> WorkerOptions:
+        """The node's options: the command line's, then the settings'.
+
+        :raises ConfigurationError: one of them cannot be used.
+        """
+        conf, asked = self.app.conf, self._asked
+        pool = asked["pool"] or conf.worker_pool
+        if pool not in POOL_NAMES:
+            raise ConfigurationError(f"unknown pool {pool!r} (setting worker_pool): use prefork, threads, async or solo")
+        if pool in {"gevent", "eventlet"}:
+            logger.warning(
+                "there are no greenlets here: -P %s runs its %s slots as threads", pool, asked["concurrency"] or "default"
+            )
+        return WorkerOptions(
+            name=self.hostname,
+            queues=queues_of(self.app, asked["queues"], asked["exclude"]),
+            pool=POOL_NAMES[pool],
+            concurrency=asked["concurrency"] or conf.worker_concurrency or os.cpu_count() or 1,
+            lease=asked["lease"] or conf.get("worker_lease") or 30.0,
+        )
+
+    def _ready(self) -> None:
+        logger.info("%s ready.", self.hostname)
+        signals.worker_ready.send(sender=self)
+
+    def _say_hello(self, options: WorkerOptions, url: str) -> None:
+        lines = [
+            f"{self.hostname}  jumpstarter {jumpstarter_version}, celery API {__version__}, Python {platform.python_version()}",
+            f"  app          {self.app.main or '-'}",
+            f"  broker       {url}",
+            f"  results      {self.app.backend.as_uri()}",
+            f"  concurrency  {options.concurrency} ({options.pool})",
+            f"  queues       {', '.join(options.queues)}",
+        ]
+        names = list(tasks_of(self.app))
+        if logging.getLogger("celery").isEnabledFor(logging.INFO):
+            lines += ["  tasks        " + (names[0] if names else "none"), *(f"               {name}" for name in names[1:])]
+        print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - the program's banner

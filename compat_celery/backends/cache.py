@@ -1,0 +1,31 @@
+"""Celery's cache backend, of which there is the one in memory. Over: memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compat_celery._names import celery_named
+from compat_celery.backends.memory import MemoryBackend
+from compat_celery.exceptions import ImproperlyConfigured
+
+__all__ = ("CacheBackend",)
+
+
+@celery_named
+class CacheBackend(MemoryBackend):
+    """``cache+memory://``: results in the memory of this process.
+
+    :raises ImproperlyConfigured: another cache is asked for.
+    """
+
+    def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
+        if url and not url.startswith("memory://"):
+            raise ImproperlyConfigured(
+                f"Of Celery's cache backends Jumpstarter has cache+memory:// only, not {url.partition('://')[0]!r}. "
+                "Use redis://… or sqlite:///… as result_backend."
+            )
+        super().__init__(app, url=url or "memory://", **kwargs)
+
+    def as_uri(self, include_password: bool = False) -> str:  # noqa: ARG002 - as Backend
+        """As it was configured."""
+        return f"cache+{self.url}"

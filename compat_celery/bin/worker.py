@@ -1,0 +1,149 @@
+"""``celery worker``: run a worker."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from compat_celery.bin.base import CLIContext, CommaSeparatedList, Failure, as_failure, import_modules, pass_context
+from jumpstarter.errors import JumpstarterError
+
+__all__ = ("POOL_NAMES", "worker")
+
+#: Celery's names of pools, and those of ours that run them.
+POOL_NAMES = {
+    "prefork": "prefork",
+    "processes": "prefork",
+    "threads": "threads",
+    "thread": "threads",
+    "eventlet": "threads",
+    "gevent": "threads",
+    "solo": "solo",
+    "async": "async",
+    "asyncio": "async",
+}
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
+
+
+class PoolName(click.ParamType):
+    """A pool by any of its names."""
+
+    name = "pool"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in POOL_NAMES:
+            self.fail(f"unknown pool {value!r}: use prefork, threads, async or solo", param, ctx)
+        return str(value)
+
+
+@click.command(name="worker", context_settings={"allow_extra_args": False})
+@click.option("-n", "--hostname", "--name", help="The node's name; %h, %n and %d are the host, its first part and its domain.")
+@click.option("-l", "--loglevel", default="WARNING", type=click.Choice(LOG_LEVELS, case_sensitive=False), help="Logging level.")
+@click.option("-f", "--logfile", help="Log to this file instead of stderr.")
+@click.option(
+    "-c", "--concurrency", type=click.IntRange(min=1), help="Jobs at a time; as many as there are processors if not given."
+)
+@click.option(
+    "-P", "--pool", type=PoolName(), help="prefork (default), threads, async or solo; gevent and eventlet run on threads."
+)
+@click.option("-Q", "--queues", type=CommaSeparatedList(), help="Queues to consume from, separated by commas.")
+@click.option("-X", "--exclude-queues", type=CommaSeparatedList(), help="Queues not to consume from.")
+@click.option("-I", "--include", type=CommaSeparatedList(), help="More modules with tasks.")
+@click.option("-O", "optimization", type=click.Choice(["default", "fair"]), help="Accepted: claims always follow the free slots.")
+@click.option(
+    "-E", "--task-events", "--events", is_flag=True, default=None, help="Accepted; task events come with the control plane."
+)
+@click.option("--purge", is_flag=True, help="Drop all that waits in the queues first.")
+@click.option("--pidfile", help="Write the process's id to this file.")
+@click.option("--prefetch-multiplier", type=int, help="Accepted: claims always follow the free slots.")
+@click.option("--max-tasks-per-child", type=int, help="Accepted; not in effect yet.")
+@click.option("--max-memory-per-child", type=int, help="Accepted; not in effect yet.")
+@click.option("--time-limit", type=float, help="Accepted; not in effect yet.")
+@click.option("--soft-time-limit", type=float, help="Accepted; not in effect yet.")
+@click.option("--without-gossip", is_flag=True, help="Accepted: there is no gossip.")
+@click.option("--without-mingle", is_flag=True, help="Accepted: there is no mingle.")
+@click.option("--without-heartbeat", is_flag=True, help="Accepted: leases take its place.")
+@click.option("--heartbeat-interval", type=int, help="Accepted: leases take its place.")
+@click.option("--lease", type=click.FloatRange(min=1), help="Seconds after which what a silent worker held is given to others.")
+@pass_context
+def worker(
+    context: CLIContext,
+    hostname: str | None,
+    loglevel: str,
+    logfile: str | None,
+    concurrency: int | None,
+    pool: str | None,
+    queues: list[str] | None,
+    exclude_queues: list[str] | None,
+    include: list[str] | None,
+    purge: bool,
+    pidfile: str | None,
+    lease: float | None,
+    **accepted: Any,
+) -> int:
+    """Run a worker. SIGTERM or SIGINT end it when what runs is done; a second one, or SIGQUIT, at once."""
+    from compat_celery.apps.worker import Worker  # noqa: PLC0415 - the alias comes first
+
+    app = context.app()
+    if include:
+        app.conf.include = [*app.conf.include, *include]
+    _note_without_effect(accepted)
+    try:
+        node = Worker(
+            app,
+            hostname=hostname,
+            loglevel=loglevel.upper(),
+            logfile=logfile,
+            concurrency=concurrency,
+            pool=pool,
+            queues=queues,
+            exclude_queues=exclude_queues,
+            purge=purge,
+            pidfile=pidfile,
+            no_color=context.no_color,
+            quiet=context.quiet,
+            lease=lease,
+        )
+        import_modules(app)
+        return node.start()
+    except JumpstarterError as error:
+        raise as_failure(error) from error
+
+
+def _note_without_effect(accepted: dict[str, Any]) -> None:
+    """Say so where an option would change what a user relies on."""
+    asked = [
+        name for name in ("max_tasks_per_child", "max_memory_per_child", "time_limit", "soft_time_limit") if accepted.get(name)
+    ]
+    if asked:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        click.echo(f"Warning: not in effect yet: {options}", err=True)
+
+
+def write_pidfile(path: str) -> None:
+    """Write this process's id.
+
+    :raises Failure: another process that still runs wrote it.
+    """
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        _check_stale(path)
+        os.unlink(path)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+def _check_stale(path: str) -> None:
+    try:
+        with open(path) as file:
+            pid = int(file.read().strip())
+        os.kill(pid, 0)
+    except (ValueError, ProcessLookupError):
+        return
+    except PermissionError:
+        pass
+    raise Failure(f"the pidfile {path} names process {pid}, which runs: another worker uses it. Choose another --pidfile.")

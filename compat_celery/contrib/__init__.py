@@ -1,0 +1,1 @@
+"""Additions for frameworks, tests and debugging."""

@@ -1,0 +1,1 @@
+"""What fits an app to other frameworks."""

@@ -1,0 +1,242 @@
+"""A Celery app as an application that Jumpstarter's worker can run: messages to jobs, and what comes of them to outcomes.
+
+Comes from: jumpstarter.worker (through its port). Goes to: app.trace, protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, tzinfo
+from types import MappingProxyType
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.serialization import prepare_accept_content
+
+from compat_celery import protocol, signals, states
+from compat_celery.app import trace
+from compat_celery.app.effects import Effects, current
+from compat_celery.app.task import Context
+from compat_celery.exceptions import NotRegistered, Reject, TaskRevokedError
+from jumpstarter.errors import MessageError, Undecodable, UnknownTask
+from jumpstarter.jobs import ACK, Action, Delivery, Envelope, Handler, Job, Outcome, Park, Quarantine
+
+logger = logging.getLogger("celery.worker.strategy")
+
+
+class CeleryApplication:
+    """The port's :class:`~jumpstarter.abc.application.Application` over a Celery app."""
+
+    def __init__(self, app: Any, hostname: str) -> None:
+        """
+        :param app: a Celery app; it is finalized here, so all its modules must be imported.
+        :param hostname: the node's name, ``celery@host``, for ``request.hostname``.
+        """
+        app.finalize()
+        self.app = app
+        self.hostname = hostname
+        self.name = app.main or "celery"
+        self._handlers = {name: TaskHandler(self, task) for name, task in app.tasks.items()}
+        self.accept: frozenset[str] = frozenset(prepare_accept_content(app.conf.accept_content))
+        self.naive_zone: tzinfo = UTC if app.conf.enable_utc else app.timezone
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        return MappingProxyType(self._handlers)
+
+    def decode(self, delivery: Delivery) -> Job:
+        assert delivery.envelope is not None, "the worker refuses deliveries without an envelope"
+        try:
+            head = protocol.read_headers(delivery.envelope, accept=self.accept, naive_zone=self.naive_zone)
+        except (ContentDisallowed, DecodeError) as error:
+            raise Undecodable(str(error)) from error
+        handler = self._handlers.get(head.task)
+        if handler is None:
+            raise UnknownTask(head.task)
+        task = handler.task
+        return Job(
+            id=head.id,
+            name=head.task,
+            delivery=delivery,
+            handler=handler,
+            due=head.due,
+            expires=head.expires,
+            early_ack=not task.acks_late,
+            requeue_if_lost=bool(task.reject_on_worker_lost),
+            soft_limit=head.soft_limit or task.soft_time_limit,
+            hard_limit=head.hard_limit or task.time_limit,
+            context=head,
+        )
+
+    def refuse(self, delivery: Delivery, error: Exception) -> Outcome:
+        """Unknown tasks get Celery's failure; every refused message is kept in quarantine, so that nothing is lost by a deploy that
+        reached the publishers first."""
+        reason = Quarantine(str(error), {"error": type(error).__name__})
+        envelope = delivery.envelope
+        if not isinstance(error, UnknownTask) or envelope is None:
+            logger.error("a message in %r was refused and is kept in quarantine: %s", delivery.queue, error)
+            return Outcome(delivery, None, "REFUSED", reason, error=error)
+        head = protocol.read_headers(envelope, accept=self.accept, naive_zone=self.naive_zone)
+        logger.error(
+            "Received unregistered task of type %r. The message is kept in quarantine. Did you remember to import the module "
+            "containing this task?",
+            error.name,
+        )
+        failure = NotRegistered(error.name)
+        signals.task_unknown.send(sender=self.app, message=envelope, exc=failure, name=error.name, id=head.id)
+        return self._fail(delivery, None, head, failure, reason, self.app.backend)
+
+    def expire(self, job: Job) -> Outcome:
+        error = TaskRevokedError("expired")
+        head: protocol.Head = job.context
+        logger.info("Discarding revoked task: %s[%s]", job.name, job.id)
+        task = self.app.tasks[job.name]
+        request = self._request(job.delivery, head, None)
+        signals.task_revoked.send(sender=task, request=request, terminated=False, signum=None, expired=True)
+        return self._fail(job.delivery, job, head, error, ACK, task.backend, state=states.REVOKED)
+
+    def lose(self, job: Job, evidence: str, *, quarantine: bool) -> Outcome:
+        error = WorkerLostError(f"Worker exited prematurely: {evidence} Job: {job.id}.")
+        action: Action = Quarantine(evidence, {"task": job.name, "id": job.id}) if quarantine else ACK
+        return self._fail(job.delivery, job, job.context, error, action, self.app.tasks[job.name].backend)
+
+    def child_started(self) -> None:
+        # The pid is part of what a child says about itself; signals that users connected open their connections here.
+        self.app.set_current()
+        self.app.set_default()
+        signals.worker_process_init.send(sender=None)
+
+    def child_stopping(self) -> None:
+        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+
+    def _fail(
+        self,
+        delivery: Delivery,
+        job: Job | None,
+        head: protocol.Head,
+        error: Exception,
+        action: Action,
+        backend: Any,
+        *,
+        state: str = states.FAILURE,
+    ) -> Outcome:
+        """A failure that no tracer saw, with all that hangs on it."""
+        effects = Effects()
+        token = current.set(effects)
+        try:
+            request = self._request(delivery, head, self._call(delivery, head))
+            trace.record_failure(backend, head.id, error, request, traceback=None, store=not request.ignore_result, state=state)
+        finally:
+            current.reset(token)
+        return Outcome(
+            delivery,
+            job,
+            state,
+            action,
+            effects.publish,
+            effects.documents,
+            effects.part,
+            None if state == states.REVOKED else error,
+        )
+
+    def _call(self, delivery: Delivery, head: protocol.Head) -> protocol.Call | None:
+        assert delivery.envelope is not None
+        try:
+            return protocol.read_body(delivery.envelope, head, accept=self.accept)
+        except (ContentDisallowed, DecodeError, MessageError):
+            return None  # what the payload would have named cannot be told; the task itself fails all the same
+
+    def _request(self, delivery: Delivery, head: protocol.Head, call: protocol.Call | None) -> Context:
+        if call is None:
+            return Context(head.headers)
+        return Context(self.request_fields(delivery, call))
+
+    def request_fields(self, delivery: Delivery, call: protocol.Call) -> dict[str, Any]:
+        """``task.request`` of a call."""
+        envelope: Envelope | None = delivery.envelope
+        assert envelope is not None
+        return call.request(envelope, hostname=self.hostname, redelivered=delivery.attempt > 1)
+
+
+class TaskHandler:
+    """Runs the jobs of one Celery task."""
+
+    def __init__(self, application: CeleryApplication, task: Any) -> None:
+        self.name: str = task.name
+        self.task = task
+        self.is_coroutine = bool(getattr(task, "is_coroutine", False))
+        self._application = application
+
+    def run(self, job: Job) -> Outcome:
+        """Decode the payload, trace the task, and collect what it wants done."""
+        effects = Effects()
+        token = current.set(effects)
+        try:
+            request, call = self._prepare(job)
+            result = self._tracer()(job.id, call.args, call.kwargs, request)
+        except (ContentDisallowed, DecodeError, Undecodable) as error:
+            return self._application.refuse(job.delivery, error)
+        finally:
+            current.reset(token)
+        return self._outcome(job, effects, result)
+
+    async def arun(self, job: Job) -> Outcome:
+        """The same for a coroutine task."""
+        effects = Effects()
+        token = current.set(effects)
+        try:
+            request, call = self._prepare(job)
+            result = await self._tracer().acall(job.id, call.args, call.kwargs, request)
+        except (ContentDisallowed, DecodeError, Undecodable) as error:
+            return self._application.refuse(job.delivery, error)
+        finally:
+            current.reset(token)
+        return self._outcome(job, effects, result)
+
+    def _prepare(self, job: Job) -> tuple[dict[str, Any], protocol.Call]:
+        envelope = job.delivery.envelope
+        assert envelope is not None
+        call = protocol.read_body(envelope, job.context, accept=self._application.accept)
+        return self._application.request_fields(job.delivery, call), call
+
+    def _tracer(self) -> Any:
+        task = self.task
+        if task.__trace__ is None:
+            # Through the module: monitoring agents replace build_tracer there.
+            task.__trace__ = trace.build_tracer(task.name, task, app=self._application.app, hostname=self._application.hostname)
+        return task.__trace__
+
+    def _outcome(self, job: Job, effects: Effects, result: trace.trace_ok_t) -> Outcome:
+        return Outcome(
+            job.delivery,
+            job,
+            effects.status,
+            verdict(self.task, effects.status, result.retval),
+            effects.publish,
+            effects.documents,
+            effects.part,
+            effects.error,
+        )
+
+
+def verdict(task: Any, status: str, retval: Any) -> Action:
+    """What happens to the message of a task that ended so. Pure."""
+    if status == states.REJECTED and isinstance(retval, Reject) and retval.requeue:
+        # Behind those that wait, by way of the parked ones: at the front it would be taken again at once, for ever.
+        return Park(0.0)
+    if status == states.FAILURE and task.acks_late and not _acks_failures(task):
+        return Quarantine("the task failed, and acks_on_failure_or_timeout is off")
+    return ACK
+
+
+def _acks_failures(task: Any) -> bool:
+    specific = getattr(task, "acks_on_failure", None)
+    return bool(task.acks_on_failure_or_timeout if specific is None else specific)
+
+
+def tasks_of(app: Any) -> Iterator[str]:
+    """The names of the app's own tasks, Celery's built-in ones left out."""
+    return (name for name in sorted(app.tasks) if not name.startswith("celery."))

@@ -1,0 +1,1 @@
+"""A small shop, written as a Celery user writes it."""

@@ -1,0 +1,513 @@
+"""Speak with a Redis server: addresses, bounded calls, pooled connections, scripts. Used by: brokers.redis, results.redis.
+
+redis-py makes the connections (TCP, TLS, unix sockets, AUTH, SELECT) and hiredis packs and parses; in between stands our own loop,
+because every call must end within one deadline (redis-py's timeout begins anew with every chunk that arrives), because a waiter
+needs the bare socket in a selector, and because a pipeline must never be sent twice behind the caller's back: a repeated publish is
+a second message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import select
+import ssl as tls
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+import hiredis
+import redis
+from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+
+from jumpstarter.errors import ConfigurationError
+
+Argument = str | bytes | int | float
+Command = Sequence[Argument]
+
+MASK: Final = "**"
+_PENDING: Final = object()
+_READ_SIZE: Final = 1 << 18
+#: Idle connections kept for the next call; more than that many threads at once is rare.
+_SPARE: Final = 8
+#: Replies that say "not now": the server lives but cannot serve us, so callers treat it as away.
+_AWAY: Final = (
+    "BUSY ",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOAUTH",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "WRONGPASS",
+    "ERR max number of clients",
+)
+
+
+class LinkDown(Exception):
+    """A connection that could not be made or broke.
+
+    :ivar late: True when the time ran out, False when it broke earlier.
+    """
+
+    def __init__(self, why: object, *, late: bool = False) -> None:
+        super().__init__(str(why) or type(why).__name__)
+        self.late = late
+
+
+# Addresses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a server is and how to connect to it.
+
+    :ivar server: identity of the server and its database, without credentials; equal for two URLs that name the same one.
+    :ivar url: for people, the password masked.
+    """
+
+    server: str
+    url: str
+    kind: Callable[..., AbstractConnection]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_CERTIFICATE_RULES: Final = {
+    "CERT_REQUIRED": "required",
+    "CERT_OPTIONAL": "optional",
+    "CERT_NONE": "none",
+    "required": "required",
+    "optional": "optional",
+    "none": "none",
+    tls.CERT_REQUIRED: "required",
+    tls.CERT_OPTIONAL: "optional",
+    tls.CERT_NONE: "none",
+}
+_TLS_OPTIONS: Final = frozenset(
+    {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_path"}
+)
+# Settings of redis-py's own pool and retries that people carry along in URLs; both are done here in another way.
+_WITHOUT_MEANING: Final = frozenset(
+    {
+        "max_connections",
+        "health_check_interval",
+        "retry_on_timeout",
+        "socket_timeout",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "timeout",
+    }
+)
+
+
+def parse_address(url: str, ssl: bool | Mapping[str, Any] | None = None) -> Address:
+    """Understand a URL as Kombu and Celery write it.
+
+    ``redis://[user][:password]@host[:port]/db``, ``rediss://…?ssl_ca_certs=…``, ``redis+socket:///path?virtual_host=db`` and
+    ``unix:///path?db=2``. ``ssl`` is Celery's ``broker_use_ssl``: True or a mapping of ``ssl_…`` options.
+
+    :raises ConfigurationError: what is wrong with it and what to write; never shows the password.
+    """
+    if ";" in url:
+        raise ConfigurationError(
+            "a Redis URL names one server here, but this one lists several: give the first, or an address that follows the primary"
+        )
+    scheme = url.partition("://")[0]
+    parts = urlsplit("http://" + url.partition("://")[2])
+    query = dict(parse_qsl(parts.query))
+    match scheme:
+        case "redis" | "rediss":
+            return _tcp_address(scheme, parts, query, ssl)
+        case "unix" | "redis+socket" | "redis+unix" | "socket":
+            return _socket_address(parts, query)
+        case "sentinel" | "rediss+sentinel" | "redis+sentinel":
+            raise ConfigurationError(
+                "sentinel:// is not supported by the Redis broker: give the address of the primary, or a proxy that follows it"
+            )
+    raise ConfigurationError(f"{scheme}:// is no Redis URL: write redis://, rediss://, redis+socket:// or unix://")
+
+
+def _tcp_address(scheme: str, parts: Any, query: dict[str, str], ssl: bool | Mapping[str, Any] | None) -> Address:
+    try:
+        port = parts.port or 6379
+    except ValueError as error:
+        raise ConfigurationError(f"the port of the Redis URL is no number between 0 and 65535: {error}") from None
+    host = (unquote(parts.hostname) if parts.hostname else "") or "127.0.0.1"
+    database = _database(unquote(parts.path).strip("/") or query.pop("db", "") or query.pop("virtual_host", ""))
+    secure = scheme == "rediss" or bool(ssl)
+    options = _credentials(parts) | _query_options(query, secure=secure)
+    if secure:
+        options |= _tls_options(ssl if isinstance(ssl, Mapping) else {})
+    shown = f"[{host}]" if ":" in host else host
+    return Address(
+        server=f"{'rediss' if secure else 'redis'}://{shown.lower()}:{port}/{database}",
+        url=f"{scheme}://{_shown_credentials(parts)}{shown}:{port}/{database}",
+        kind=SSLConnection if secure else Connection,
+        options=options | {"host": host, "port": port, "db": database, "socket_keepalive": True},
+    )
+
+
+def _socket_address(parts: Any, query: dict[str, str]) -> Address:
+    path = "/" + unquote((parts.hostname or "") + parts.path).lstrip("/")
+    if path == "/":
+        raise ConfigurationError("the Redis URL names no socket: write redis+socket:///path/to/redis.sock?virtual_host=0")
+    database = _database(query.pop("virtual_host", "") or query.pop("db", ""))
+    return Address(
+        server=f"unix:{path}/{database}",
+        url=f"unix://{_shown_credentials(parts)}{path}?db={database}",
+        kind=UnixDomainSocketConnection,
+        options=_credentials(parts) | _query_options(query, secure=False) | {"path": path, "db": database},
+    )
+
+
+def _database(text: str) -> int:
+    if text.strip("/") == "":
+        return 0
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ConfigurationError(f"a Redis database is a number from 0, but the URL says {text!r}")
+    return number
+
+
+def _credentials(parts: Any) -> dict[str, Any]:
+    named = {"username": parts.username, "password": parts.password}
+    return {name: unquote(value) for name, value in named.items() if value}
+
+
+def _shown_credentials(parts: Any) -> str:
+    if not (parts.username or parts.password):
+        return ""
+    return f"{quote(unquote(parts.username or ''), safe='')}{':' + MASK if parts.password else ''}@"
+
+
+def _query_options(query: dict[str, str], *, secure: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, value in query.items():
+        if name in _WITHOUT_MEANING:
+            continue
+        if name == "client_name":
+            options[name] = value
+        elif name in _TLS_OPTIONS and secure:
+            options |= _tls_options({name: value})
+        elif name in _TLS_OPTIONS:
+            raise ConfigurationError(f"{name} in a Redis URL needs rediss:// in front of it")
+        else:
+            raise ConfigurationError(
+                f"unknown option {name!r} in the Redis URL: remove it (known are client_name and {', '.join(sorted(_TLS_OPTIONS))})"
+            )
+    return options
+
+
+def _tls_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    options = dict(given)
+    unknown = sorted(options.keys() - _TLS_OPTIONS)
+    if unknown:
+        raise ConfigurationError(f"unknown TLS option {unknown[0]!r}: known are {', '.join(sorted(_TLS_OPTIONS))}")
+    if "ssl_cert_reqs" in options:
+        rule = _CERTIFICATE_RULES.get(options["ssl_cert_reqs"])
+        if rule is None:
+            raise ConfigurationError(f"ssl_cert_reqs is {options['ssl_cert_reqs']!r}: it must be required, optional or none")
+        options["ssl_cert_reqs"] = rule
+        if rule == "none":
+            options.setdefault("ssl_check_hostname", False)
+    if isinstance(options.get("ssl_check_hostname"), str):
+        options["ssl_check_hostname"] = options["ssl_check_hostname"].lower() not in ("false", "0", "no")
+    return options
+
+
+# One connection
+
+
+class Link:
+    """One connection, used by one thread at a time. Every error closes it and is raised as :class:`LinkDown`."""
+
+    __slots__ = ("_connection", "_reader", "_socket")
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self._connection: AbstractConnection | None = None
+        try:
+            connection = address.kind(
+                **address.options,
+                protocol=2,  # replies of RESP2 are what the scripts' answers are read as; no pushes in between
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+            )
+            connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+        except redis.TimeoutError as error:
+            raise LinkDown(error, late=True) from error
+        except (redis.RedisError, OSError) as error:
+            raise LinkDown(error) from error
+        self._connection = connection
+        # redis-py has no public way to its socket. Kombu reads the same attribute.
+        self._socket: Any = connection._sock
+        self._reader = hiredis.Reader(notEnoughData=_PENDING)
+
+    def fileno(self) -> int:
+        return int(self._socket.fileno())
+
+    @property
+    def closed(self) -> bool:
+        return self._connection is None
+
+    def usable(self) -> bool:
+        """False when something can be read although nothing was asked: the server closed it, or an answer came too late."""
+        if self._connection is None:
+            return False
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return not poller.poll(0)
+
+    def ready(self, seconds: float) -> bool:
+        """Whether there is something to read within ``seconds``: bytes that came already, a message, or the end of the
+        connection."""
+        if self._reader.has_data() or (hasattr(self._socket, "pending") and self._socket.pending()):
+            return True
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return bool(poller.poll(max(0.0, seconds) * 1000))
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send bytes as they are."""
+        try:
+            self._socket.settimeout(_remaining(deadline))
+            self._socket.sendall(data)
+        except (OSError, ValueError) as error:
+            raise self._broken(error) from error
+
+    def receive(self, deadline: float) -> Any:
+        """The next reply; an error reply is returned as :class:`hiredis.ReplyError`."""
+        try:
+            while (reply := self._reader.gets()) is _PENDING:
+                self._socket.settimeout(_remaining(deadline))
+                data = self._socket.recv(_READ_SIZE)
+                if not data:
+                    raise ConnectionResetError("the server closed the connection")
+                self._reader.feed(data)
+        except (OSError, ValueError, hiredis.HiredisError) as error:
+            raise self._broken(error) from error
+        return reply
+
+    def exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
+        """Send all, then read one reply for each."""
+        self.send(pack(commands), deadline)
+        return [self.receive(deadline) for _ in commands]
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+
+    def _broken(self, error: Exception) -> LinkDown:
+        self.close()
+        late = isinstance(error, TimeoutError)
+        return LinkDown("it does not answer in time" if late else error, late=late)
+
+
+def _remaining(deadline: float) -> float:
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError("out of time")
+    return remaining
+
+
+def pack(commands: Sequence[Command]) -> bytes:
+    """The commands as bytes for the wire."""
+    packed: list[bytes] = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type] # tuple[X, ...] is meant
+    return b"".join(packed)
+
+
+# Scripts
+
+
+class Script:
+    """A Lua script and its SHA-1."""
+
+    __slots__ = ("sha", "source")
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def command(self, keys: Sequence[Argument], arguments: Sequence[Argument], *, whole: bool = False) -> list[Argument]:
+        head: list[Argument] = ["EVAL", self.source] if whole else ["EVALSHA", self.sha]
+        return [*head, len(keys), *keys, *arguments]
+
+
+#: ``store(key, body, ttl, mark)``: store a result document and announce it, unless a final one is there. Shared by the results' own
+#: calls and by the broker's settle. ``ttl`` is in milliseconds or empty; ``mark`` is the key that marks a final document that
+#: cannot be told by its bytes, or empty. NX first: nearly every document is the first of its key, and then no look at an older one
+#: is needed.
+STORE_LUA: Final = r"""
+local function is_final(key)
+    local head = redis.pcall('GETRANGE', key, 0, 31)
+    if type(head) == 'string' and string.find(string.gsub(head, '%s', ''), '^{"status":"SUCCESS"') then
+        return true
+    end
+    return redis.call('EXISTS', key .. '.final') == 1
+end
+
+local function store(key, body, ttl, mark)
+    local done
+    if ttl == '' then done = redis.pcall('SET', key, body, 'NX') else done = redis.pcall('SET', key, body, 'PX', ttl, 'NX') end
+    if not done then
+        if is_final(key) then return nil end
+        if ttl == '' then done = redis.pcall('SET', key, body) else done = redis.pcall('SET', key, body, 'PX', ttl) end
+    end
+    if done.err then return done.err end
+    if mark ~= '' then
+        if ttl == '' then done = redis.pcall('SET', mark, '1') else done = redis.pcall('SET', mark, '1', 'PX', ttl) end
+        if done.err then return done.err end
+    end
+    done = redis.pcall('PUBLISH', key, body)
+    if type(done) == 'table' and done.err then return done.err end
+    return nil
+end
+"""
+
+
+# All connections of one broker or store
+
+
+class Links:
+    """The connections of one broker or store: a spare one or a new one for each call, so that threads never share one.
+
+    ``unavailable(why)`` and ``refused(message)`` make the errors that callers see. After a fork the child starts with none: the
+    parent's sockets are closed on the child's side only, nothing is sent over them.
+    """
+
+    def __init__(
+        self, address: Address, timeout: float, *, unavailable: Callable[[object], Exception], refused: Callable[[str], Exception]
+    ) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._unavailable = unavailable
+        self._refused = refused
+        self._lock = threading.Lock()
+        self._spare: list[Link] = []
+        on_fork(self._forget)
+
+    def run(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Any]:
+        """One round trip for all commands; error replies stay in the list.
+
+        :raises LinkDown: the connection broke, so what was done is unknown.
+        """
+        if deadline is None:
+            deadline = time.monotonic() + self.timeout
+        link = self.take(deadline)
+        replies = link.exchange(commands, deadline)
+        self.give(link)
+        return replies
+
+    def call(self, *command: Argument, deadline: float | None = None) -> Any:
+        """One command; its error is raised."""
+        return self.ask([command], deadline=deadline)[0]
+
+    def ask(self, commands: Sequence[Command], *, deadline: float | None = None) -> list[Any]:
+        """One round trip for all commands; the first error among the replies is raised."""
+        try:
+            replies = self.run(commands, deadline=deadline)
+        except LinkDown as error:
+            raise self._unavailable(error) from error
+        for reply in replies:
+            self.check(reply)
+        return replies
+
+    def script(
+        self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument] = (), *, deadline: float | None = None
+    ) -> Any:
+        try:
+            reply = self.run_script(script, keys, arguments, deadline=deadline)[-1]
+        except LinkDown as error:
+            raise self._unavailable(error) from error
+        return self.check(reply)
+
+    def run_script(
+        self,
+        script: Script,
+        keys: Sequence[Argument],
+        arguments: Sequence[Argument],
+        *,
+        before: Sequence[Command] = (),
+        deadline: float | None = None,
+    ) -> list[Any]:
+        """Commands and then a script in one round trip (a second one where the server does not know the script yet)."""
+        replies = self.run([*before, script.command(keys, arguments)], deadline=deadline)
+        if isinstance(replies[-1], hiredis.ReplyError) and str(replies[-1]).startswith("NOSCRIPT"):
+            replies[-1:] = self.run([script.command(keys, arguments, whole=True)], deadline=deadline)
+        return replies
+
+    def check(self, reply: Any) -> Any:
+        """The reply, or its error."""
+        if isinstance(reply, hiredis.ReplyError):
+            raise self.error(str(reply))
+        return reply
+
+    def error(self, message: str) -> Exception:
+        return self._unavailable(message) if message.startswith(_AWAY) else self._refused(message)
+
+    def down(self, error: LinkDown) -> Exception:
+        return self._unavailable(error)
+
+    def take(self, deadline: float) -> Link:
+        while True:
+            with self._lock:
+                link = self._spare.pop() if self._spare else None
+            if link is None:
+                return self.open(deadline)
+            if link.usable():
+                return link
+            link.close()
+
+    def open(self, deadline: float | None = None) -> Link:
+        """A connection of the caller's own."""
+        return Link(self.address, self.timeout if deadline is None else max(0.001, deadline - time.monotonic()))
+
+    def give(self, link: Link) -> None:
+        with self._lock:
+            if len(self._spare) < _SPARE:
+                self._spare.append(link)
+                return
+        link.close()
+
+    def close(self) -> None:
+        with self._lock:
+            spare, self._spare = self._spare, []
+        for link in spare:
+            link.close()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()  # a thread of the parent may have held it
+        spare, self._spare = self._spare, []
+        for link in spare:
+            link.close()
+
+
+# Forks
+
+_after_fork: list[weakref.WeakMethod[Callable[[], None]]] = []
+
+
+def on_fork(method: Callable[[], None]) -> None:
+    """Have a bound method called in every forked child, as long as its object lives."""
+    _after_fork[:] = [reference for reference in _after_fork if reference() is not None]
+    _after_fork.append(weakref.WeakMethod(method))
+
+
+def _run_after_fork() -> None:
+    for reference in _after_fork:
+        method = reference()
+        if method is not None:
+            method()
+
+
+os.register_at_fork(after_in_child=_run_after_fork)

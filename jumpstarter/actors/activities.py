@@ -1,0 +1,186 @@
+"""Activities: what runs while states are active. Told by: host, after every step. Runs: the bodies made in work and phases.
+
+Entering one of its states starts an activity, leaving the last of them ends it. Its next run, and the activity of the next state,
+start only when it has ended: an activity that is to start while another one in its way is still ending stays *pending* meanwhile,
+and the host goes on stepping.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+import anyio
+from anyio.abc import TaskGroup
+
+from jumpstarter.actors.declare import OnLeave
+from jumpstarter.actors.port import HostPort
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """One run of an activity: from a start to its end."""
+
+    __slots__ = ("ended", "is_leaving", "nap", "scope")
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.ended = anyio.Event()
+        #: Its states were left. What finishes by itself looks at this between two rounds.
+        self.is_leaving = False
+        #: Where a body that finishes by itself waits while it has nothing in hand; leaving ends this wait.
+        self.nap: anyio.CancelScope | None = None
+
+    def leave(self, *, cancel: bool) -> None:
+        """Its states were left: cancel it, or let it finish what it has in hand."""
+        self.is_leaving = True
+        if cancel:
+            self.scope.cancel()
+        elif self.nap is not None:
+            self.nap.cancel()
+
+
+Body = Callable[[Run], Awaitable[None]]
+
+
+class Activity:
+    """Something that runs while at least one of its states is active.
+
+    :ivar zone: regions; while one of two activities that share a region is leaving, the other does not start. None: a phase of the
+        life itself, which waits for whatever is being cancelled.
+    :ivar flows: whether a pause waits for it.
+    :ivar on_end: called when a run has ended by itself: with None, or the error it ended with.
+    """
+
+    __slots__ = ("body", "flows", "is_pending", "name", "on_end", "on_leave", "run", "states", "zone")
+
+    def __init__(
+        self,
+        name: str,
+        body: Body,
+        states: Iterable[str],
+        *,
+        on_end: Callable[[Exception | None], object],
+        zone: frozenset[str] | None = None,
+        on_leave: OnLeave = "cancel",
+        flows: bool = False,
+    ) -> None:
+        self.name = name
+        self.body = body
+        self.states = frozenset(states)
+        self.zone = zone
+        self.on_leave = on_leave
+        self.flows = flows
+        self.on_end = on_end
+        self.run: Run | None = None
+        self.is_pending = False
+
+    @property
+    def is_ending(self) -> bool:
+        """It runs although its states were left."""
+        return self.run is not None and self.run.is_leaving
+
+    @property
+    def is_cancelled(self) -> bool:
+        """It was cancelled and has not ended."""
+        return self.run is not None and self.run.scope.cancel_called
+
+
+class Activities:
+    """All activities of one actor."""
+
+    def __init__(self, host: HostPort) -> None:
+        self._host = host
+        self._all: list[Activity] = []
+        self._by_state: dict[str, list[Activity]] = {}
+        self._task_group: TaskGroup | None = None
+
+    def add(self, activity: Activity) -> None:
+        """Before the actor starts."""
+        self._all.append(activity)
+        for state in activity.states:
+            self._by_state.setdefault(state, []).append(activity)
+
+    def open(self, task_group: TaskGroup) -> None:
+        """Run what is to run in this task group from now on."""
+        self._task_group = task_group
+
+    def follow(self, active: tuple[str, ...], exited: tuple[str, ...], entered: tuple[str, ...]) -> None:
+        """Start and end what a step asks for. Never waits."""
+        touched = {activity: None for state in (*exited, *entered) for activity in self._by_state.get(state, ())}
+        if not touched:
+            return
+        again = set(exited).intersection(entered)
+        for activity in touched:
+            is_wanted = not activity.states.isdisjoint(active)
+            is_reentered = is_wanted and not activity.states.isdisjoint(again)
+            if activity.run is not None and not activity.run.is_leaving and (is_reentered or not is_wanted):
+                activity.run.leave(cancel=activity.on_leave == "cancel")
+                activity.is_pending = is_wanted
+            else:
+                # A run that ended by itself (a task that is done) starts again only when its states are entered again.
+                is_entered = is_wanted and not activity.states.isdisjoint(entered)
+                activity.is_pending = is_wanted and (
+                    activity.is_pending or activity.is_ending or (is_entered and activity.run is None)
+                )
+        self._start_pending()
+
+    def is_flowing(self) -> bool:
+        """Whether anything runs that a pause has to wait for."""
+        return any(activity.flows and (activity.run is not None or activity.is_pending) for activity in self._all)
+
+    def cancel_tasks(self) -> list[Run]:
+        """Cancel all that is no phase of the life, and return what is to be awaited."""
+        runs = [activity.run for activity in self._all if activity.zone is not None and activity.run is not None]
+        for run in runs:
+            run.leave(cancel=True)
+        return runs
+
+    def finishing(self) -> list[Run]:
+        """What still finishes although its states were left."""
+        return [
+            activity.run for activity in self._all if activity.zone is not None and activity.run is not None and activity.is_ending
+        ]
+
+    def _start_pending(self) -> None:
+        for activity in self._all:
+            if activity.is_pending and activity.run is None and not self._is_blocked(activity):
+                self._start(activity)
+
+    def _is_blocked(self, activity: Activity) -> bool:
+        if activity.zone is None:
+            return any(other.is_cancelled for other in self._all)
+        return any(other.is_ending and other.zone is not None and not activity.zone.isdisjoint(other.zone) for other in self._all)
+
+    def _start(self, activity: Activity) -> None:
+        assert self._task_group is not None
+        activity.is_pending = False
+        activity.run = run = Run()
+        self._task_group.start_soon(self._run, activity, run, name=f"{self._host.name}: {activity.name}")
+
+    async def _run(self, activity: Activity, run: Run) -> None:
+        error: Exception | None = None
+        try:
+            with run.scope:
+                if not run.scope.cancel_called:
+                    await activity.body(run)
+        except Exception as raised:  # noqa: BLE001 - whatever a user's method raises is the activity's failure, handled in on_end
+            error = unwrapped(raised)
+        finally:
+            activity.run = None
+            run.ended.set()
+        if run.scope.cancel_called or run.is_leaving:
+            if error is not None:
+                logger.error("%s: %s failed while it was ending", self._host.name, activity.name, exc_info=error)
+        else:
+            activity.on_end(error)
+        self._start_pending()
+        self._host.pump()
+
+
+def unwrapped(error: Exception) -> Exception:
+    """The error itself when it is alone in its group, or groups in groups."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,94 @@
+"""Health is computed, not set: the worst of all concerns. Used by: host, activities (checks). Knows: nobody.
+
+A concern is what one source (a resource, a check, user code) complains about. A source that recovers takes back only its own
+complaint, so one check that succeeds cannot mask another that fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from jumpstarter.clock import SYSTEM_CLOCK
+
+Severity = Literal["warning", "problem"]
+Level = Literal["healthy", "degraded", "unhealthy"]
+
+#: A warning degrades, a problem makes unhealthy.
+LEVELS: Mapping[Severity, Level] = {"warning": "degraded", "problem": "unhealthy"}
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """What a source complains about.
+
+    :ivar severity: ``warning`` (the actor is degraded) or ``problem`` (it is unhealthy).
+    :ivar detail: whatever the source said; for people.
+    :ivar since: wall time in seconds of the source's first report of this severity.
+    """
+
+    severity: Severity
+    detail: object = None
+    since: float = 0.0
+
+    def __str__(self) -> str:
+        return self.severity if self.detail is None else f"{self.severity}: {self.detail}"
+
+
+class Health:
+    """The concerns of one actor. Written by its host alone; ``concerns`` and ``level`` may be read from any thread."""
+
+    __slots__ = ("concerns", "level")
+
+    def __init__(self) -> None:
+        # Replaced, never changed, so that readers in other threads need no lock.
+        self.concerns: Mapping[str, Concern] = MappingProxyType({})
+        self.level: Level = "healthy"
+
+    def report(self, source: str, severity: Severity, detail: object = None) -> None:
+        """Note what ``source`` complains about, in place of what it said before."""
+        before = self.concerns.get(source)
+        since = before.since if before is not None and before.severity == severity else SYSTEM_CLOCK.now()
+        self._set({**self.concerns, source: Concern(severity, detail, since)})
+
+    def recover(self, source: str) -> None:
+        """Forget what ``source`` complained about, if anything."""
+        if source in self.concerns:
+            self._set({name: concern for name, concern in self.concerns.items() if name != source})
+
+    def clear(self) -> None:
+        """Forget everything: a new life begins."""
+        self._set({})
+
+    def _set(self, concerns: dict[str, Concern]) -> None:
+        self.concerns = MappingProxyType(concerns)
+        severities = {concern.severity for concern in concerns.values()}
+        self.level = "unhealthy" if "problem" in severities else "degraded" if "warning" in severities else "healthy"
+
+
+class Hysteresis:
+    """Turns single check results into a verdict that does not flap: failed after ``fail_after`` failures in a row, recovered after
+    ``recover_after`` successes in a row."""
+
+    __slots__ = ("_fail_after", "_failures", "_is_failed", "_recover_after", "_successes")
+
+    def __init__(self, fail_after: int, recover_after: int) -> None:
+        self._fail_after = fail_after
+        self._recover_after = recover_after
+        self._failures = 0
+        self._successes = 0
+        self._is_failed = False
+
+    def note(self, *, succeeded: bool) -> Literal["failed", "recovered"] | None:
+        """Count one result: ``failed`` at every failure while failed (its detail stays fresh), ``recovered`` once, else None."""
+        if succeeded:
+            self._failures, self._successes = 0, self._successes + 1
+            if self._is_failed and self._successes >= self._recover_after:
+                self._is_failed = False
+                return "recovered"
+            return None
+        self._failures, self._successes = self._failures + 1, 0
+        self._is_failed = self._is_failed or self._failures >= self._fail_after
+        return "failed" if self._is_failed else None

@@ -1,0 +1,149 @@
+"""The phases of a life that take time: acquire → on_start → started (on_ready) → drain → end tasks → release → on_stopped.
+
+Each is an activity bound to states of the life cycle, so it is started, cancelled and awaited like any other; it ends by posting
+the event that leads on. Comes from: host. Goes to: resources, activities, and the hooks of the actor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from jumpstarter.actors.activities import Activity, Run
+from jumpstarter.actors.backoff import Backoff
+from jumpstarter.actors.declare import Resource
+from jumpstarter.actors.port import HostPort
+from jumpstarter.actors.resources import Keeper
+
+logger = logging.getLogger(__name__)
+
+
+class Phases:
+    """The phases of one actor, and what they have acquired."""
+
+    def __init__(self, host: HostPort, resources: tuple[Resource[Any], ...]) -> None:
+        self._host = host
+        self._resources = resources
+        self._task_group: TaskGroup | None = None
+        self._keepers: list[Keeper] = []
+        self._by_name: dict[str, Keeper] = {}
+        self._was_started = False
+        self._has_drained = False
+        #: The wait for everything that finishes; its deadline is the grace.
+        self._draining: anyio.CancelScope | None = None
+        self._grace_ends: float | None = None
+
+    def open(self, task_group: TaskGroup) -> None:
+        """Run keepers in this task group from now on."""
+        self._task_group = task_group
+
+    def activities(self) -> list[Activity]:
+        """The phases as activities."""
+        bound: list[tuple[str, Callable[[], Any], str, tuple[str, ...]]] = [
+            ("acquire", self._acquire, "resources_acquired", ("starting.resources",)),
+            ("on_start", self._start, "ready", ("starting.tasks",)),
+            ("start_timeout", self._limit_start, "", ("starting",)),
+            ("on_ready", self._ready, "", ("started",)),
+            ("drain", self._drain, "drained", ("stopping.draining", "restarting.stopping.draining")),
+            ("end tasks", self._end_tasks, "tasks_ended", ("stopping.tasks", "restarting.stopping.tasks")),
+            ("release", self._release, "released", ("stopping.resources", "restarting.stopping.resources")),
+            ("back off", self._back_off, "backed_off", ("restarting.backing_off",)),
+        ]
+        return [self._activity(*one) for one in bound]
+
+    def limit_grace(self, grace: float) -> None:
+        """Let draining take at most so many seconds from now; never lengthens it."""
+        ends = anyio.current_time() + max(grace, 0.0)
+        self._grace_ends = ends if self._grace_ends is None else min(ends, self._grace_ends)
+        if self._draining is not None:
+            self._draining.deadline = self._grace_ends
+
+    def lose(self, name: str, error: BaseException | None) -> None:
+        """A resource does not work any more."""
+        if name in self._by_name:
+            self._by_name[name].lose(error)
+
+    async def release_all(self) -> None:
+        """Release what is held, the last acquired first."""
+        while self._keepers:
+            keeper = self._keepers[-1]
+            keeper.release()
+            await keeper.ended.wait()
+            self._keepers.pop()
+        self._by_name.clear()
+
+    def abandon(self) -> None:
+        """No time is left: cancel even the releases."""
+        for keeper in self._keepers:
+            keeper.abandon()
+
+    def _activity(self, name: str, phase: Callable[[], Any], event: str, states: tuple[str, ...]) -> Activity:
+        async def body(_: Run) -> None:
+            await phase()
+
+        def on_end(error: Exception | None) -> None:
+            if error is not None:
+                self._host.fail(error)
+            if event and (error is None or states[0].startswith("stopping")):  # a stop goes on whatever fails in it
+                self._host.post(event)
+
+        return Activity(name, body, states, on_end=on_end)
+
+    async def _acquire(self) -> None:
+        self._was_started = self._has_drained = False
+        self._grace_ends = None
+        assert self._task_group is not None
+        for resource in self._resources:
+            keeper = Keeper(self._host, resource)
+            self._keepers.append(keeper)
+            self._by_name[resource.name] = keeper
+            self._task_group.start_soon(keeper.run, name=f"{self._host.name}: resource {resource.name}")
+            await keeper.settled.wait()
+            if keeper.failure is not None:
+                raise keeper.failure
+
+    async def _start(self) -> None:
+        await self._host.actor.on_start()
+
+    async def _limit_start(self) -> None:
+        timeout = self._host.actor.start_timeout
+        if timeout is None:
+            return
+        await anyio.sleep(timeout)
+        raise TimeoutError(f"{self._host.name} did not start within {timeout:g} s (start_timeout)")
+
+    async def _ready(self) -> None:
+        self._was_started = True
+        await self._host.actor.on_ready()
+
+    async def _drain(self) -> None:
+        if self._grace_ends is None:
+            self.limit_grace(self._host.actor.stop_grace)
+        assert self._grace_ends is not None
+        with anyio.CancelScope(deadline=self._grace_ends) as self._draining:
+            if self._was_started and not self._has_drained:
+                self._has_drained = True
+                await self._host.actor.on_stopping()
+            for run in self._host.activities.finishing():
+                await run.ended.wait()
+        if self._draining.cancelled_caught:
+            logger.warning("%s: draining was cut short when its grace was over", self._host.name)
+        self._draining = None
+
+    async def _end_tasks(self) -> None:
+        for run in self._host.activities.cancel_tasks():
+            await run.ended.wait()
+        if self._host.failure is not None:
+            await self._host.actor.on_failure(self._host.failure)
+
+    async def _release(self) -> None:
+        await self.release_all()
+        await self._host.actor.on_stopped()
+
+    async def _back_off(self) -> None:
+        delays: Backoff = self._host.actor.restart_backoff
+        await anyio.sleep(delays.delay(self._host.restarts))

@@ -1,0 +1,587 @@
+"""The broker on Redis: publish, claim, settle, renew, reap. Comes from: clients and workers. Goes to: Redis, in Kombu's layout.
+
+Everything that must happen at once is one Lua call (``lua/``); everything that needs a message's content is decided here, between
+two such calls, and carried out only if the claim still holds. See ``docs/reference/brokers.md`` for every key.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+import hiredis
+
+from jumpstarter._redis import STORE_LUA, Argument, Command, LinkDown, Links, Script, on_fork, parse_address
+from jumpstarter.abc.broker import Broker, Reaped
+from jumpstarter.brokers.redis import layout
+from jumpstarter.brokers.redis.layout import Keys
+from jumpstarter.brokers.redis.waiter import Waiters, load
+from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError, PublishTimeout, QueueNotFound
+from jumpstarter.jobs import Ack, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
+
+log = logging.getLogger(__name__)
+
+CLAIM: Final = load("claim")
+SETTLE: Final = Script(STORE_LUA + load("settle").source)
+RENEW: Final = load("renew")
+RELEASE: Final = load("release")
+MOVE: Final = load("move")
+REAP: Final = load("reap")
+RESTORE: Final = load("restore")
+UNLOCK: Final = load("unlock")
+
+#: The scripts use RPOP with a count, LMOVE, ZMSCORE and ZADD GT.
+OLDEST_SERVER: Final = (6, 2)
+#: One call settles at most so many claims or so many bytes: a script must not keep the server busy for long.
+SETTLE_AT_ONCE: Final = 250
+BYTES_AT_ONCE: Final = 4 << 20
+#: Messages per LPUSH, tags per round of a return.
+MANY: Final = 500
+SOME: Final = 64
+#: Seconds after which Kombu's lock frees itself when its owner died (Kombu's own number).
+MUTEX_SECONDS: Final = 300
+
+
+@dataclass(slots=True)
+class _Claimant:
+    """What this broker knows of an incarnation that claims through it.
+
+    :ivar number: of the last call; a call that reaches the server after a later one does nothing.
+    :ivar epoch: the newest that an answer told. After a lost answer, what is newer on the server is given back.
+    """
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    number: int = 0
+    epoch: int = 0
+    doubtful: bool = False
+    turn: int = 0
+
+    def next_number(self) -> int:
+        # Microseconds of this boot: they also grow when the same incarnation gets a new broker object. Lua counts exactly to 2**53.
+        self.number = max(self.number + 1, int(time.monotonic() * 1e6))
+        return self.number
+
+
+class RedisBroker(Broker):
+    """Queues in Redis 6.2 or later, shared with genuine Celery workers and clients.
+
+    :param url: ``redis://``, ``rediss://``, ``redis+socket://`` or ``unix://`` as Kombu writes them.
+    :param key_prefix: stands before every key (Kombu's ``global_keyprefix``).
+    :param visibility_timeout: seconds after which the unacked messages of *genuine* workers are restored, as they do it themselves.
+    Ours
+        are returned when their lease runs out, whatever this says. Renew leases more often than this, or genuine workers restore
+        ours.
+    :param priority_steps: Kombu's; each step is a list of its own, so ``(0,)`` saves connections where no priorities are used.
+    :param sep: stands between a queue's name and its step.
+    :param timeout: seconds after which a server that does not answer counts as unavailable.
+    :param ssl: Celery's ``broker_use_ssl``: True, or a mapping of ``ssl_…`` options.
+    :param exclusive: see :attr:`jumpstarter.abc.broker.Broker.exclusive`.
+    :raises ConfigurationError: one of these cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key_prefix: str = "",
+        visibility_timeout: float = 3600.0,
+        priority_steps: Sequence[int] = (0, 3, 6, 9),
+        sep: str = "\x06\x16",
+        timeout: float = 5.0,
+        ssl: bool | Mapping[str, Any] | None = None,
+        exclusive: bool = False,
+    ) -> None:
+        for name, value in (("visibility_timeout", visibility_timeout), ("timeout", timeout)):
+            if not value > 0:
+                raise ConfigurationError(f"{name} is a number of seconds above 0, not {value!r}")
+        address = parse_address(url, ssl)
+        self.server = address.server
+        self.url = address.url
+        self.exclusive = exclusive
+        self._timeout = timeout
+        self._visibility_timeout = visibility_timeout
+        self._keys = Keys(key_prefix, priority_steps, sep)
+        self._links = Links(address, timeout, unavailable=self._unavailable, refused=self._refused)
+        self._waiters = Waiters(self._links, self._keys)
+        self._start_afresh()
+        on_fork(self._after_fork)
+
+    def _start_afresh(self) -> None:
+        self._claimants: dict[str, _Claimant] = {}
+        self._settling = threading.Lock()
+        self._doubts: dict[str, tuple[str, list[str]]] = {}
+        self._done: set[str] = set()
+        self._bound: set[tuple[str, str, str, str]] = set()
+        self._complained: set[str] = set()
+
+    def _after_fork(self) -> None:
+        self._waiters.forget()
+        self._start_afresh()
+
+    def _unavailable(self, why: object) -> BrokerUnavailable:
+        return BrokerUnavailable(self.url, why)
+
+    def _refused(self, message: str) -> BrokerError:
+        return BrokerError(f"the broker at {self.url} refuses: {message}")
+
+    # Publishing
+
+    def publish(self, envelopes: Sequence[Envelope], *, timeout: float | None = None) -> None:
+        if not envelopes:
+            return
+        within = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + within
+        commands, queues = self._publishing(envelopes)
+        try:
+            # Never sent twice: after a lost connection nobody knows whether the messages arrived.
+            replies = self._links.run(commands, deadline=deadline)
+        except LinkDown as error:
+            if error.late:
+                raise PublishTimeout(self.url, f"no answer to a publish within {within:g} s") from error
+            raise self._links.down(error) from error
+        for reply, queue in zip(replies, queues, strict=True):
+            if isinstance(reply, hiredis.ReplyError):
+                raise self._publish_error(str(reply), queue)
+
+    def _publishing(self, envelopes: Sequence[Envelope]) -> tuple[list[Command], list[str]]:
+        """One command for each run of messages that go to the same key, and the queue that each is about."""
+        commands: list[list[Argument]] = []
+        queues: list[str] = []
+        for envelope in envelopes:
+            target, due, payload = self._to_send(envelope)
+            head: list[Argument] = ["ZADD", self._keys.parked] if due else ["LPUSH", target]
+            if not commands or commands[-1][:2] != head or len(commands[-1]) > MANY:
+                commands.append(head)
+                queues.append(envelope.queue)
+            commands[-1] += [due, payload] if due else [payload]
+        return list(commands), queues
+
+    def _to_send(self, envelope: Envelope) -> tuple[str, str, bytes]:
+        """The list, the time when it is due (or empty) and the bytes."""
+        target = self._keys.list_of(envelope.queue, envelope.priority)
+        raw = layout.encode(envelope)
+        if envelope.due is None:
+            return target, "", raw
+        return target, _score(envelope.due), layout.parked_member(target, raw, layout.new_name())
+
+    def _publish_error(self, message: str, queue: str) -> Exception:
+        if message.startswith("WRONGTYPE"):
+            return QueueNotFound(queue, "its key in Redis holds something that is no list: delete or rename it")
+        return self._links.error(message)
+
+    def bind(self, queue: str, *, exchange: str, routing_key: str = "", pattern: str = "") -> None:
+        """Record in Kombu's tables that an exchange leads to a queue, so that Kombu clients that publish to the exchange find it.
+
+        Once per process. Only whoever knows the exchange's type can say this: topics need Kombu's regular expression as the
+        ``pattern``, and without one they would match everything. The default exchange (``""``) needs no binding. ``publish`` and
+        ``settle`` send to the envelope's queue, whatever its exchange.
+        """
+        binding = (exchange, routing_key, pattern, queue)
+        if not exchange or binding in self._bound:
+            return
+        self._keys.queue(queue)
+        member = self._keys.sep.join((routing_key, pattern, queue))
+        tables = (self._keys.binding(exchange), self._keys.permanent_binding(exchange))
+        self._links.ask([["SADD", table, member] for table in tables])
+        self._bound.add(binding)
+
+    # Claiming
+
+    def claim(self, queues: Sequence[str], limit: int, *, incarnation: str, lease: float) -> list[Delivery]:
+        if limit <= 0 or not queues:
+            self.renew([incarnation], lease)
+            return []
+        claimant = self._claimant(incarnation)
+        with claimant.lock:
+            claimant.turn += 1
+            turn = claimant.turn % len(queues)
+            order = [self._keys.queue(name) for name in dict.fromkeys([*queues[turn:], *queues[:turn]])]
+            try:
+                reply = self._claim(claimant, order, limit, incarnation, lease)
+            except LinkDown as error:
+                raise self._links.down(error) from error
+            epoch, refused, *batches = self._links.check(reply)
+            claimant.doubtful = False
+            claimant.epoch = epoch or claimant.epoch
+        sources = [(keys.queue, source) for keys in order for source in keys.lists]
+        for number in refused:
+            self._complain(*sources[number - 1])
+        return self._deliveries(f"{incarnation}.{epoch}.", epoch, batches, sources)
+
+    def _claim(self, claimant: _Claimant, order: Sequence[layout.QueueKeys], limit: int, incarnation: str, lease: float) -> Any:
+        keys = self._keys
+        waiter = self._waiters.get(incarnation)
+        sources = [source for queue in order for source in queue.lists]
+        place = {source: number for number, source in enumerate(sources, 1)}
+        aside = [source for source in waiter.suspects() if source in place] if waiter else []
+        # Until the answer is read, whatever ends this call: a lost connection, or an exception that a signal raises in this thread.
+        known, claimant.doubtful = claimant.epoch if claimant.doubtful else "", True
+        *ended, reply = self._links.run_script(
+            CLAIM,
+            [
+                *(
+                    keys.parked,
+                    keys.epoch,
+                    keys.leases,
+                    keys.claims(incarnation),
+                    keys.calls(incarnation),
+                    keys.unacked,
+                    keys.unacked_index,
+                ),
+                *sources,
+                *(keys.wait_list(incarnation, source) for source in aside),
+            ],
+            [
+                *(incarnation, limit, lease, claimant.next_number(), known),
+                *(len(order), len(keys.steps)),
+                *(queue.ending for queue in order for _ in queue.lists),
+                *(place[source] for source in aside),
+            ],
+            before=waiter.commands() if waiter else (),
+        )
+        if waiter:
+            waiter.collect(ended)
+        return reply
+
+    def _claimant(self, incarnation: str) -> _Claimant:
+        known = self._claimants.get(incarnation)
+        if known is None:
+            known = self._claimants.setdefault(layout.check_incarnation(incarnation), _Claimant())
+        return known
+
+    def _deliveries(self, head: str, epoch: int, batches: Sequence[Any], sources: Sequence[tuple[str, str]]) -> list[Delivery]:
+        number = 0
+        deliveries = []
+        for place, raws in zip(batches[::2], batches[1::2], strict=True):
+            queue = sources[place - 1][0]
+            for raw in raws:
+                number += 1
+                deliveries.append(layout.decode(raw, tag=f"{head}{number}", queue=queue, epoch=epoch))
+        return deliveries
+
+    def _complain(self, queue: str, source: str) -> None:
+        if source not in self._complained:
+            self._complained.add(source)
+            log.error(
+                "Queue %r is not served: the key %r in Redis holds something that is no list. Delete or rename it.", queue, source
+            )
+
+    def wait(self, queues: Sequence[str], timeout: float, *, incarnation: str) -> bool:
+        layout.check_incarnation(incarnation)
+        sources = [source for name in dict.fromkeys(queues) for source in self._keys.queue(name).lists]
+        if timeout <= 0:
+            return any(isinstance(length, int) and length for length in self._run([["LLEN", source] for source in sources]))
+        try:
+            return self._waiters.wait(incarnation, sources, timeout)
+        except LinkDown as error:
+            raise self._links.down(error) from error
+
+    def wake(self) -> None:
+        self._waiters.wake()
+
+    def _run(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            return self._links.run(commands)
+        except LinkDown as error:
+            raise self._links.down(error) from error
+
+    # Settling
+
+    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool]:
+        layout.check_incarnation(incarnation)
+        results: dict[int, bool] = {}
+        errors: list[str] = []
+        with self._settling:
+            self._recall(incarnation)
+            todo = []
+            for place, settlement in enumerate(settlements):
+                if settlement.delivery.tag in self._done:
+                    self._done.discard(settlement.delivery.tag)
+                    results[place] = True
+                elif settlement.delivery.tag.rsplit(".", 2)[0] == incarnation:
+                    todo.append((place, settlement))
+                else:
+                    results[place] = False
+            try:
+                for chunk in self._chunks(todo):
+                    letters, faults = self._settle(chunk, incarnation)
+                    errors += faults
+                    results |= {place: letter == "1" for (place, _, _), letter in zip(chunk, letters, strict=True)}
+            except BaseException:
+                self._remember(settlements, results)
+                raise
+            if errors:
+                self._remember(settlements, results)
+                raise self._settle_error(errors)
+        return [results[place] for place in range(len(settlements))]
+
+    def _remember(self, settlements: Sequence[Settlement], results: Mapping[int, bool]) -> None:
+        """The caller gets an error and will ask again: what was done must not look as if another worker had taken it."""
+        self._done |= {settlements[place].delivery.tag for place, done in results.items() if done}
+
+    def _settle_error(self, errors: Sequence[str]) -> Exception:
+        key, _, message = errors[0].partition(" ")
+        if message.startswith("WRONGTYPE"):
+            return QueueNotFound(key, "its key in Redis holds something of another type: delete or rename it")
+        return self._links.error(message)
+
+    def _chunks(self, todo: Sequence[tuple[int, Settlement]]) -> Iterator[list[tuple[int, str, list[Argument]]]]:
+        """What a call carries: (place, tag, arguments) of each settlement."""
+        raws = self._raws_to_rewrite([settlement for _, settlement in todo])
+        chunk: list[tuple[int, str, list[Argument]]] = []
+        size = 0
+        for place, settlement in todo:
+            arguments = self._arguments(settlement, raws)
+            chunk.append((place, settlement.delivery.tag, arguments))
+            size += sum(len(argument) for argument in arguments if isinstance(argument, bytes))
+            if len(chunk) >= SETTLE_AT_ONCE or size >= BYTES_AT_ONCE:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+    def _raws_to_rewrite(self, settlements: Sequence[Settlement]) -> dict[str, bytes]:
+        """The stored bytes of what is requeued or quarantined: only these are looked into again."""
+        tags = [one.delivery.tag for one in settlements if isinstance(one.action, Requeue | Quarantine)]
+        return dict(self._entries(tags))
+
+    def _entries(self, tags: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """The raw messages of claims of ours that still hold."""
+        for some in _by(SOME, tags):
+            for tag, entry in zip(some, self._links.call("HMGET", self._keys.unacked, *some), strict=True):
+                if entry is not None:
+                    yield tag, _raw_of(entry)
+
+    def _arguments(self, settlement: Settlement, raws: Mapping[str, bytes]) -> list[Argument]:
+        arguments: list[Argument] = [*self._action(settlement, raws), len(settlement.publish)]
+        for envelope in settlement.publish:
+            arguments += self._to_send(envelope)
+        arguments.append(len(settlement.writes))
+        for document in settlement.writes:
+            arguments += document
+        return arguments
+
+    def _action(self, settlement: Settlement, raws: Mapping[str, bytes]) -> list[Argument]:
+        delivery = settlement.delivery
+        raw = raws.get(delivery.tag, b"")  # empty: the claim is gone, and the script will say so
+        match settlement.action:
+            case Ack():
+                return ["A"]
+            case Return():
+                return ["R"]
+            case Requeue():
+                return ["Q", layout.recount(raw)]
+            case Park(due):
+                return ["P", _score(due), layout.new_name()]
+            case Quarantine(reason, evidence):
+                return ["X", layout.quarantine_record(raw, queue=delivery.queue, reason=reason, evidence=evidence)]
+
+    def _settle(self, chunk: Sequence[tuple[int, str, list[Argument]]], incarnation: str) -> tuple[str, list[str]]:
+        """One call, sent again once if its answer is lost: the server remembers the answer under the call's name."""
+        keys = self._keys
+        named = [keys.unacked, keys.unacked_index, keys.claims(incarnation), keys.calls(incarnation), keys.parked, keys.quarantine]
+        name = layout.new_name()
+        tags = [tag for _, tag, _ in chunk]
+        body = [*tags, *(argument for _, _, arguments in chunk for argument in arguments)]
+        deadline = time.monotonic() + self._timeout
+        self._doubts[incarnation] = (name, tags)
+        try:
+            reply = self._links.run_script(SETTLE, named, [name, "", len(chunk), *body], deadline=deadline)[-1]
+        except LinkDown:
+            try:
+                reply = self._links.run_script(SETTLE, named, [name, "1", len(chunk), *body], deadline=deadline)[-1]
+            except LinkDown as error:
+                raise self._links.down(error) from error
+        del self._doubts[incarnation]
+        letters, *faults = self._links.check(reply)
+        return letters.decode(), [fault.decode("utf-8", "replace") for fault in faults]
+
+    def _recall(self, incarnation: str) -> None:
+        """Learn what became of a settle whose answer was lost."""
+        doubt = self._doubts.get(incarnation)
+        if doubt is None:
+            return
+        name, tags = doubt
+        answer = self._links.call("HGET", self._keys.calls(incarnation), "settle")
+        told, _, letters = (answer or b"").decode().partition(" ")
+        if told == name:
+            self._done |= {tag for tag, letter in zip(tags, letters, strict=True) if letter == "1"}
+        del self._doubts[incarnation]
+
+    # Leases
+
+    def renew(self, incarnations: Iterable[str], lease: float) -> None:
+        names = [layout.check_incarnation(name) for name in incarnations]
+        for some in _by(MANY, names):
+            keys = [self._keys.leases, self._keys.unacked_index, *map(self._keys.claims, some)]
+            self._links.script(RENEW, keys, [lease, *some])
+
+    def held(self, incarnation: str) -> list[Delivery]:
+        claims = self._claims_of(incarnation)
+        deliveries = []
+        for tag, raw in self._entries(sorted(claims, key=layout.split_tag)):
+            source = claims[tag].partition(":")[2]
+            deliveries.append(layout.decode(raw, tag=tag, queue=self._queue_of(source), epoch=layout.split_tag(tag)[0]))
+        return deliveries
+
+    def _claims_of(self, incarnation: str) -> dict[str, str]:
+        """The claims by tag; the value is ``<bytes of raw>:<list>``."""
+        flat = self._links.call("HGETALL", self._keys.claims(layout.check_incarnation(incarnation)))
+        return {tag.decode(): claim.decode() for tag, claim in zip(flat[::2], flat[1::2], strict=True)}
+
+    def _queue_of(self, source: str) -> str:
+        return source[len(self._keys.prefix) :].split(self._keys.sep, 1)[0]
+
+    def release(self, incarnation: str, *, keep: Iterable[str] = (), counted: bool = False) -> int:
+        kept = set(keep)
+        if not kept:
+            self._waiters.retire(incarnation)
+        if counted:
+            returned = self._return_counted(incarnation, kept, only_expired=False)
+        else:
+            keys = self._keys
+            named = [keys.unacked, keys.unacked_index, keys.claims(incarnation), keys.leases, keys.calls(incarnation)]
+            returned = self._links.script(RELEASE, named, [keys.prefix, layout.check_incarnation(incarnation), *kept])
+        if not kept:
+            self._claimants.pop(incarnation, None)
+            self._doubts.pop(incarnation, None)
+        return int(returned)
+
+    def _return_counted(self, incarnation: str, keep: set[str], *, only_expired: bool) -> int:
+        """Return claims with their counts grown: looked at here, moved only where the claim still holds. Two may do it at once."""
+        keys = self._keys
+        named = [keys.unacked, keys.unacked_index, keys.claims(incarnation), keys.leases, keys.calls(incarnation)]
+        tags = sorted((tag for tag in self._claims_of(incarnation) if tag not in keep), key=layout.split_tag, reverse=True)
+        rounds = [*_by(SOME, tags)] or [[]]
+        returned = 0
+        for number, some in enumerate(rounds, 1):
+            last = number == len(rounds) and not keep
+            found = dict(self._entries(some))
+            # A claim without its message (a genuine worker restored it) is only forgotten.
+            moves = [part for tag in some for part in (tag, layout.recount(found.get(tag, b"")))]
+            moved = self._links.script(MOVE, named, [keys.prefix, incarnation, int(only_expired), int(last), *moves])
+            if moved < 0:
+                break
+            returned += moved
+        return returned
+
+    # Reaping
+
+    def reap(self) -> Reaped:
+        keys = self._keys
+        promoted, returned, next_due, expired, stale = self._links.script(
+            REAP, [keys.parked, keys.leases, keys.waits, keys.unacked_index], [keys.prefix, self._visibility_timeout]
+        )
+        for incarnation in expired:
+            returned += self._return_counted(incarnation.decode(), set(), only_expired=True)
+        if stale:
+            returned += self._restore_foreign([tag.decode() for tag in stale])
+        return Reaped(returned=returned, promoted=promoted, next_due=float(next_due) if next_due else None)
+
+    def _restore_foreign(self, tags: Sequence[str]) -> int:
+        """Give back what genuine workers left unacked, as they do it themselves: under their lock, without counting."""
+        token = layout.new_name()
+        if self._links.call("SET", self._keys.unacked_mutex, token, "NX", "EX", MUTEX_SECONDS) is None:
+            return 0
+        try:
+            tables: dict[str, list[bytes]] = {}
+            restored = 0
+            for some in _by(SOME, tags):
+                for tag, entry in zip(some, self._links.call("HMGET", self._keys.unacked, *some), strict=True):
+                    restored += self._restore(tag, entry, tables)
+            return restored
+        finally:
+            self._links.script(UNLOCK, [self._keys.unacked_mutex], [token])
+
+    def _restore(self, tag: str, entry: bytes | None, tables: dict[str, list[bytes]]) -> int:
+        record: bytes = b""
+        moves: list[Argument] = []
+        if entry is not None:
+            try:
+                message, exchange, routing_key = layout.open_unacked(entry)
+                queues = self._routes(exchange, routing_key, tables)
+                lists = [self._keys.list_of(queue, (message.get("properties") or {}).get("priority", 0)) for queue in queues]
+            except (ValueError, AttributeError, RecursionError, QueueNotFound, re.error) as error:
+                lists, exchange, message = [], f"? ({error})", {}
+            # Kombu would drop what no queue is bound for. Ours rests where a person can see it.
+            if lists:
+                raw = layout.mark_redelivered(message)
+                moves = [part for source in lists for part in (source, raw)]
+            else:
+                why = {"tag": tag, "exchange": exchange}
+                record = layout.quarantine_record(
+                    entry, queue="", reason="no queue is bound for this unacked message", evidence=why
+                )
+        keys = [self._keys.unacked, self._keys.unacked_index, self._keys.quarantine]
+        return int(self._links.script(RESTORE, keys, [tag, self._visibility_timeout, record, *moves]))
+
+    def _routes(self, exchange: str, routing_key: str, tables: dict[str, list[bytes]]) -> list[str]:
+        if not exchange:
+            return [routing_key]
+        if exchange not in tables:
+            tables[exchange] = list(self._links.call("SMEMBERS", self._keys.binding(exchange)))
+        return layout.bound_queues(tables[exchange], routing_key, self._keys.sep)
+
+    # Queues and the server
+
+    def depth(self, queue: str) -> int:
+        return sum(self._links.ask([["LLEN", source] for source in self._keys.queue(queue).lists]))
+
+    def purge(self, queue: str) -> int:
+        lists = self._keys.queue(queue).lists
+        commands = [command for source in lists for command in (["LLEN", source], ["UNLINK", source])]
+        lengths = self._links.ask([["MULTI"], *commands, ["EXEC"]])[-1]
+        return sum(self._links.check(length) for length in lengths[::2])
+
+    def ping(self) -> None:
+        version = self._information("server").get("redis_version", "")
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        if numbers and numbers < OLDEST_SERVER:
+            raise BrokerError(f"the broker at {self.url} is Redis {version}: version 6.2 or later is needed")
+
+    def durability_warnings(self) -> list[str]:
+        """What may lose messages on this server, as sentences for the log; empty when nothing does.
+
+        :raises BrokerUnavailable: the server does not answer.
+        """
+        memory, persistence = self._information("memory"), self._information("persistence")
+        warnings = []
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            warnings.append(f"Redis at {self.url} may evict messages (maxmemory-policy is {policy}): set it to noeviction.")
+        if persistence.get("aof_enabled") == "0":
+            warnings.append(
+                f"Redis at {self.url} forgets messages since its last snapshot when it is killed: set appendonly to yes."
+            )
+        return warnings
+
+    def _information(self, section: str) -> dict[str, str]:
+        text = self._links.call("INFO", section).decode("utf-8", "replace")
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+    def close(self) -> None:
+        self._waiters.close()
+        self._links.close()
+
+
+def _score(due: float) -> str:
+    if due != due or due in (float("inf"), float("-inf")):
+        raise ConfigurationError(f"a message is due at a time in seconds, not at {due!r}")
+    return f"{due:.6f}"
+
+
+def _raw_of(entry: bytes) -> bytes:
+    """The message in an entry that a claim of ours made, ``[raw, "", "queue"]``: a name written as JSON holds no bare quotes."""
+    return entry[1 : entry.rindex(b', "", "')]
+
+
+def _by(size: int, items: Sequence[str]) -> Iterator[list[str]]:
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some

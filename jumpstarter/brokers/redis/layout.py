@@ -1,0 +1,382 @@
+"""What lies in Redis: the names of the keys, and messages as Kombu 5.7 writes them. Pure: no I/O.
+
+Kombu's message is a JSON object ``{"body", "content-encoding", "content-type", "headers", "properties"}``, pushed on the left of a
+list that is named after the queue (and its priority step), popped on the right.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import os
+import re
+import time
+import uuid
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Final
+
+import orjson
+
+from jumpstarter.errors import ConfigurationError, QueueNotFound, Undecodable
+from jumpstarter.jobs import Delivery, Envelope
+
+#: How often a message was delivered without being settled. The only thing that we add to Kombu's bytes.
+DELIVERIES: Final = "x-jumpstarter-deliveries"
+#: Not a message property but the transport's own; written anew whenever a message is published.
+_RESERVED: Final = re.compile(r"(?:unacked|unacked_index|unacked_mutex|_kombu\..*|jumpstarter\..*)\Z", re.DOTALL)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_TOO_LARGE: Final = 2.0**63
+_SIMPLE: Final = frozenset({str, int, bool, type(None)})
+
+
+# Keys
+
+
+@dataclass(frozen=True, slots=True)
+class QueueKeys:
+    """The lists of a queue, in the order in which they are served.
+
+    :ivar ending: what closes an entry of ``unacked`` after the raw message. The exchange is always the default one, so that a
+    genuine worker
+        that restores the entry sends it to this very queue, and not to every queue that is bound to the original exchange.
+    """
+
+    queue: str
+    lists: tuple[str, ...]
+    ending: str
+
+
+class Keys:
+    """Names of keys under one prefix."""
+
+    def __init__(self, prefix: str, steps: Sequence[int], sep: str) -> None:
+        self.prefix = prefix
+        self.sep = sep
+        self.steps = tuple(steps)
+        if not self.steps or list(self.steps) != sorted(set(self.steps)) or self.steps[0] != 0:
+            raise ConfigurationError(
+                f"priority_steps must start with 0 and grow, but is {list(steps)!r}: Kombu's default is [0, 3, 6, 9]"
+            )
+        if not sep:
+            raise ConfigurationError("sep, which stands between a queue's name and its priority, must not be empty")
+        self.unacked = f"{prefix}unacked"
+        self.unacked_index = f"{prefix}unacked_index"
+        self.unacked_mutex = f"{prefix}unacked_mutex"
+        self.epoch = f"{prefix}jumpstarter.epoch"
+        self.leases = f"{prefix}jumpstarter.leases"
+        self.parked = f"{prefix}jumpstarter.parked"
+        self.quarantine = f"{prefix}jumpstarter.quarantine"
+        self.waits = f"{prefix}jumpstarter.waits"
+        self._queues: dict[str, QueueKeys] = {}
+
+    def claims(self, incarnation: str) -> str:
+        return f"{self.prefix}jumpstarter.claims.{incarnation}"
+
+    def calls(self, incarnation: str) -> str:
+        return f"{self.prefix}jumpstarter.calls.{incarnation}"
+
+    def waits_of(self, incarnation: str) -> str:
+        return f"{self.prefix}jumpstarter.waits.{incarnation}"
+
+    def wait_list(self, incarnation: str, source: str) -> str:
+        return f"{self.prefix}jumpstarter.wait.{incarnation}:{source}"
+
+    def binding(self, exchange: str) -> str:
+        return f"{self.prefix}_kombu.binding.{exchange}"
+
+    def permanent_binding(self, exchange: str) -> str:
+        return f"{self.prefix}_kombu.binding_permanent.{exchange}"
+
+    def queue(self, name: str) -> QueueKeys:
+        """The lists of a queue.
+
+        :raises QueueNotFound: the name cannot be a queue of this broker.
+        """
+        known = self._queues.get(name)
+        if known is None:
+            known = self._queues[name] = self._describe(name)
+        return known
+
+    def list_of(self, queue: str, priority: Any) -> str:
+        """The list for a priority: steps round down, what is no number counts as 0."""
+        return self.queue(queue).lists[bisect_right(self.steps, clip_priority(priority)) - 1]
+
+    def _describe(self, name: str) -> QueueKeys:
+        if not name:
+            raise QueueNotFound(name, "its name is empty")
+        if self.sep in name:
+            raise QueueNotFound(name, f"its name holds {self.sep!r}, which separates names from priorities")
+        if _RESERVED.match(name):
+            raise QueueNotFound(name, "the name is a key that Kombu or Jumpstarter uses itself")
+        lists = tuple(f"{self.prefix}{name}{self.sep}{step}" if step else f"{self.prefix}{name}" for step in self.steps)
+        return QueueKeys(name, lists, f', "", {json.dumps(name)}]')
+
+
+def check_incarnation(incarnation: str) -> str:
+    """The name itself, or :class:`ConfigurationError`."""
+    if not incarnation or _CONTROL.search(incarnation):
+        raise ConfigurationError(f"an incarnation is a random name without control characters, not {incarnation!r}")
+    return incarnation
+
+
+def clip_priority(priority: Any) -> int:
+    """A priority from 0 to 9; what is no number counts as 0, as in Kombu."""
+    try:
+        return max(0, min(9, int(priority)))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+# Unique names
+
+
+class _Names:
+    """Names like a UUID's: random for the process, then counted. A real uuid4 costs a system call per message."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self._head = str(uuid.uuid4())[:24]
+        self._numbers = count(1)
+
+    def next(self) -> str:
+        return f"{self._head}{next(self._numbers):012x}"
+
+
+_names = _Names()
+os.register_at_fork(after_in_child=_names.renew)
+new_name = _names.next
+
+
+# Messages out
+
+
+def encode(envelope: Envelope) -> bytes:
+    """An envelope as Kombu's JSON.
+
+    :raises TypeError: a header or property that JSON cannot carry.
+    """
+    properties: dict[str, Any] = dict(envelope.properties)
+    properties.setdefault("delivery_mode", 2)
+    properties["delivery_info"] = {"exchange": envelope.exchange, "routing_key": envelope.routing_key or envelope.queue}
+    properties["priority"] = envelope.priority
+    properties["body_encoding"] = "base64"
+    properties["delivery_tag"] = new_name()
+    message = {
+        "body": binascii.b2a_base64(envelope.body, newline=False).decode("ascii"),
+        "content-encoding": envelope.content_encoding,
+        "content-type": envelope.content_type,
+        "headers": dict(envelope.headers),
+        "properties": properties,
+    }
+    try:
+        return dumps(message)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"the message for queue {envelope.queue!r} has a header or property that JSON cannot carry: {error}"
+        ) from None
+
+
+def dumps(message: Mapping[str, Any]) -> bytes:
+    """JSON as the standard library (and so Kombu) understands it: orjson where it writes the same values, else the library."""
+    if _is_plain(message):
+        try:
+            return orjson.dumps(message)
+        except TypeError:  # integers beyond 64 bits, lone surrogates
+            pass
+    return json.dumps(message).encode("utf-8")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether orjson writes what the standard library would, or refuses.
+
+    It would turn NaN into null and UUIDs, dates and enums into strings. It refuses keys that are no strings.
+    """
+    kind = type(value)
+    if kind is dict:
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return kind in _SIMPLE or (kind is float and value - value == 0.0)
+    # Written out, as this runs over every header: a call for each costs more than orjson does.
+    for one in value:  # noqa: SIM110 # see above
+        if type(one) not in _SIMPLE and not _is_plain(one):
+            return False
+    return True
+
+
+def parked_member(source: str, raw: bytes, unique: str) -> bytes:
+    """What lies in the set of parked messages: ``<unique>|<length of list>|<list><raw>``, as ``promote`` in ``common.lua`` reads
+    it."""
+    name = source.encode("utf-8")
+    return b"%b|%d|%b%b" % (unique.encode("ascii"), len(name), name, raw)
+
+
+# Messages in
+
+
+def decode(raw: bytes, *, tag: str, queue: str, epoch: int) -> Delivery:
+    """A claimed message; bytes that are no message give a delivery with a ``fault``."""
+    try:
+        message = loads(raw)
+        envelope, deliveries = _open(message, queue)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        fault = Undecodable(f"the bytes from queue {queue!r} are no message in Kombu's layout: {_why(error)}")
+        return Delivery(tag=tag, queue=queue, envelope=None, epoch=epoch, fault=fault, raw=raw)
+    return Delivery(tag=tag, queue=queue, envelope=envelope, epoch=epoch, attempt=deliveries + 1)
+
+
+def _why(error: Exception) -> str:
+    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else f"{error}" or type(error).__name__
+
+
+def loads(raw: bytes) -> Any:
+    """The JSON value, exactly as the standard library reads it, but faster."""
+    try:
+        message = orjson.loads(raw)
+    except ValueError:  # NaN, lone surrogates, deep nesting: the standard library takes them, and so does Kombu
+        return json.loads(raw)
+    # orjson reads integers beyond 64 bits as floats, without a word.
+    return json.loads(raw) if _has_large_number(message) else message
+
+
+def _has_large_number(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        value = value.values()
+    elif kind is not list:
+        return kind is float and bool(value >= _TOO_LARGE or value <= -_TOO_LARGE)
+    for one in value:  # noqa: SIM110 # as in _is_plain
+        if type(one) not in _SIMPLE and _has_large_number(one):
+            return True
+    return False
+
+
+def _open(message: Any, queue: str) -> tuple[Envelope, int]:
+    if type(message) is not dict:
+        raise ValueError(f"a JSON {type(message).__name__} instead of an object")
+    properties = _object(message, "properties")
+    headers = _object(message, "headers")
+    info = properties.get("delivery_info")
+    if type(info) is not dict:
+        info = {}
+    deliveries = headers.pop(DELIVERIES, 0)
+    envelope = Envelope(
+        queue=queue,
+        body=_body(message.get("body"), properties.get("body_encoding")),
+        headers=headers,
+        properties=properties,
+        content_type=_text(message, "content-type", "application/data"),
+        content_encoding=_text(message, "content-encoding", "binary"),
+        exchange=str(info.get("exchange") or ""),
+        routing_key=str(info.get("routing_key") or queue),
+        priority=clip_priority(properties.get("priority", 0)),
+    )
+    return envelope, deliveries if type(deliveries) is int and deliveries > 0 else 0
+
+
+def _object(message: dict[str, Any], name: str) -> dict[str, Any]:
+    value = message[name]
+    if type(value) is not dict:
+        raise ValueError(f"{name} is no object")
+    return value
+
+
+def _text(message: dict[str, Any], name: str, default: str) -> str:
+    value = message.get(name)
+    if value is None:
+        return default
+    if type(value) is not str:
+        raise ValueError(f"{name} is no string")
+    return value
+
+
+def _body(body: Any, encoding: Any) -> bytes:
+    if body is None:
+        return b""
+    if type(body) is not str:
+        raise ValueError("body is no string")
+    if encoding == "base64":
+        return binascii.a2b_base64(body)
+    if encoding is None or str(encoding).lower() in ("utf-8", "utf8"):
+        return body.encode("utf-8", "surrogatepass")
+    raise ValueError(f"body_encoding {encoding!r} is unknown")
+
+
+# Messages that come back
+
+
+def recount(raw: bytes) -> bytes:
+    """The message marked as redelivered, its count of deliveries one higher. Bytes that are no message stay as they are."""
+    return _marked(raw, count_it=True)
+
+
+def mark_redelivered(message: Any) -> bytes:
+    """A message as Kombu writes it when it restores it after the visibility timeout."""
+    return _mark(message, count_it=False)
+
+
+def _marked(raw: bytes, *, count_it: bool) -> bytes:
+    try:
+        message = loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    return _mark(message, count_it=count_it) if isinstance(message, dict) else raw
+
+
+def _mark(message: dict[str, Any], *, count_it: bool) -> bytes:
+    headers = message.get("headers")
+    if isinstance(headers, dict):
+        headers["redelivered"] = True
+        if count_it:
+            before = headers.get(DELIVERIES, 0)
+            headers[DELIVERIES] = (before if type(before) is int and before > 0 else 0) + 1
+    properties = message.get("properties")
+    if isinstance(properties, dict) and isinstance(properties.get("delivery_info"), dict):
+        properties["delivery_info"]["redelivered"] = True
+    return dumps(message)
+
+
+def quarantine_record(raw: bytes, *, queue: str, reason: str, evidence: Mapping[str, Any]) -> bytes:
+    """What rests in ``jumpstarter.quarantine``: JSON with the message as text, or as base64 where it is none."""
+    record: dict[str, Any] = {"queue": queue, "reason": reason, "evidence": dict(evidence), "time": time.time()}
+    try:
+        record["raw"] = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        record["raw_base64"] = binascii.b2a_base64(raw, newline=False).decode("ascii")
+    # Evidence is for people: what JSON does not know is shown as its repr.
+    return json.dumps(record, default=repr).encode("utf-8")
+
+
+def open_unacked(value: bytes) -> tuple[Any, str, str]:
+    """An entry of Kombu's ``unacked``: the message, its exchange and its routing key.
+
+    :raises ValueError: it is no such entry.
+    """
+    entry = loads(value)
+    if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[0], dict):
+        raise ValueError("an entry of unacked is [message, exchange, routing key]")
+    return entry[0], str(entry[1] or ""), str(entry[2] or "")
+
+
+def bound_queues(members: Iterable[bytes], routing_key: str, sep: str) -> list[str]:
+    """The queues that a table of bindings gives for a routing key: a member is ``routing key, pattern, queue``; only topics have a
+    pattern."""
+    queues: set[str] = set()
+    for member in members:
+        key, pattern, queue = [*member.decode("utf-8", "replace").split(sep), "", ""][:3]
+        if queue and (re.match(pattern, routing_key) if pattern else key == routing_key):
+            queues.add(queue)
+    return sorted(queues)
+
+
+def split_tag(tag: str) -> tuple[int, int]:
+    """The epoch and the number in a tag, for sorting. Tags that are not ours come first."""
+    parts = tag.rsplit(".", 2)
+    try:
+        return int(parts[-2]), int(parts[-1])
+    except (IndexError, ValueError):
+        return 0, 0

@@ -1,0 +1,340 @@
+"""Queues in one SQLite file: durable, for any number of processes of one machine, nothing to install. The default broker.
+
+What survives: everything committed survives the death of any process; see :mod:`jumpstarter.embedded.database` for loss of power.
+
+- A message is one row; its place in the queue is (priority, id). A claim sets ``claimant`` and ``epoch`` in that row, so
+  returning it to the front is clearing them, and ``id.epoch`` is tag and fence at once: the epoch grows with every claim and is
+  never used again.
+- Leases are told by the machine's monotonic clock (time since boot, one for all processes), so setting the wall clock neither ends
+  nor prolongs them. After a reboot that clock starts again near zero: a lease that would run longer than it was granted for is from
+  before the boot, and over. At worst a dead worker's claims wait one lease length more.
+- Nothing is written while idle: an empty claim writes only to prolong a lease that exists, a reap only when there is work for it.
+- ``wait`` sleeps on the :mod:`~jumpstarter.embedded.doorbell`, which those ring who have made something ready.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+
+from jumpstarter.abc.broker import Broker, Reaped
+from jumpstarter.clock import SYSTEM_CLOCK, Clock
+from jumpstarter.embedded.database import Database, Place
+from jumpstarter.embedded.doorbell import Doorbell
+from jumpstarter.embedded.packing import pack, pack_evidence, unpack
+from jumpstarter.errors import BrokerUnavailable, PublishTimeout, Undecodable
+from jumpstarter.jobs import Ack, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
+
+# (queue, priority, state, due, head, body): what a packed envelope is in the table.
+_Row = tuple[str, int, str, float | None, bytes, bytes]
+
+#: Parked messages that move in one transaction, so that a flood of them does not keep other writers waiting.
+_PROMOTED_AT_ONCE = 500
+
+_INSERT = "INSERT INTO jumpstarter_messages (queue, priority, state, attempt, due, head, body) VALUES (?, ?, ?, 1, ?, ?, ?)"
+_ANY_READY = "SELECT 1 FROM jumpstarter_messages WHERE state = 'ready' AND queue = ? LIMIT 1"
+_CLAIM = """
+    UPDATE jumpstarter_messages SET state = 'claimed', claimant = ?, epoch = ?
+    WHERE id IN (SELECT id FROM jumpstarter_messages WHERE state = 'ready' AND queue = ? ORDER BY priority, id LIMIT ?)
+    RETURNING priority, id, epoch, attempt, queue, head, body
+"""
+_NEXT_EPOCH = "UPDATE jumpstarter_counters SET value = value + 1 WHERE name = 'epoch' RETURNING value"
+
+_GRANT = "INSERT OR REPLACE INTO jumpstarter_leases (incarnation, expires, length) VALUES (?, ?, ?)"
+_PROLONG = "UPDATE jumpstarter_leases SET expires = ?, length = ? WHERE incarnation = ?"
+_HAS_LEASE = "SELECT 1 FROM jumpstarter_leases WHERE incarnation = ?"
+_END_LEASE = "DELETE FROM jumpstarter_leases WHERE incarnation = ?"
+# 1 µs of slack: a sum and a difference of floats need not cancel out.
+_EXPIRED = "SELECT incarnation FROM jumpstarter_leases WHERE expires <= :now OR expires > :now + length + 1e-6"
+
+_HELD = """
+    SELECT priority, id, epoch, attempt, queue, head, body FROM jumpstarter_messages
+    WHERE state = 'claimed' AND claimant = ? ORDER BY epoch, priority, id
+"""
+_HELD_OF_THESE = """
+    SELECT id, epoch FROM jumpstarter_messages
+    WHERE state = 'claimed' AND claimant = ? AND id IN (SELECT value FROM json_each(?))
+"""
+_RELEASE = """
+    UPDATE jumpstarter_messages SET state = 'ready', claimant = NULL, epoch = NULL, attempt = attempt + ?
+    WHERE state = 'claimed' AND claimant = ? AND id NOT IN (SELECT value FROM json_each(?))
+"""
+
+_DELETE = "DELETE FROM jumpstarter_messages WHERE id = ?"
+_RETURN = "UPDATE jumpstarter_messages SET state = 'ready', claimant = NULL, epoch = NULL WHERE id = ?"
+# A new id puts a row behind all others. Evaluated row by row, so a batch keeps its order.
+_REQUEUE = """
+    UPDATE jumpstarter_messages
+    SET id = (SELECT max(id) + 1 FROM jumpstarter_messages), state = 'ready', claimant = NULL, epoch = NULL, attempt = attempt + 1
+    WHERE id = ?
+"""
+_PARK = "UPDATE jumpstarter_messages SET state = 'parked', claimant = NULL, epoch = NULL, due = ? WHERE id = ?"
+_QUARANTINE = """
+    INSERT INTO jumpstarter_quarantine (at, reason, evidence, queue, priority, attempt, head, body)
+    SELECT ?, ?, ?, queue, priority, attempt, head, body FROM jumpstarter_messages WHERE id = ?
+"""
+
+_NEXT_DUE = "SELECT min(due) FROM jumpstarter_messages WHERE state = 'parked'"
+_ARE_DUE = "SELECT id FROM jumpstarter_messages WHERE state = 'parked' AND due <= ? ORDER BY due, id LIMIT ?"
+_PROMOTE = """
+    UPDATE jumpstarter_messages
+    SET id = (SELECT max(id) + 1 FROM jumpstarter_messages), state = 'ready', due = NULL
+    WHERE id = ?
+"""
+
+_DEPTH = "SELECT count(*) FROM jumpstarter_messages WHERE state = 'ready' AND queue = ?"
+_PURGE = "DELETE FROM jumpstarter_messages WHERE state = 'ready' AND queue = ?"
+
+
+class SqliteBroker(Broker):
+    """A broker in a SQLite file.
+
+    :param url: ``sqlite:////absolute/path.db`` or ``sqlite:///relative/path.db``; the options may also stand behind a ``?``.
+    :param synchronous: ``NORMAL``: commits survive every process, the last ones perhaps not a loss of power; ``FULL``: that too.
+    :param timeout: seconds that a call waits for other processes' transactions before it raises.
+    :param clock: wall time for messages with a due time, monotonic time for leases.
+    """
+
+    exclusive = True
+
+    def __init__(self, url: str, *, synchronous: str = "NORMAL", timeout: float = 5.0, clock: Clock = SYSTEM_CLOCK) -> None:
+        place = Place(url, synchronous=synchronous, timeout=timeout)
+        self.url = place.url
+        self.server = place.server
+        self._clock = clock
+        self._database = Database(place, BrokerUnavailable)
+        self._doorbell = Doorbell(place.path)
+        self._turn = 0
+
+    # Publishing and claiming
+
+    def publish(self, envelopes: Sequence[Envelope], *, timeout: float | None = None) -> None:
+        rows = self._rows(envelopes)
+        if rows:
+            self._database.write(lambda connection: connection.executemany(_INSERT, rows), timeout=timeout, late=PublishTimeout)
+            self._doorbell.ring()
+
+    def _rows(self, envelopes: Sequence[Envelope]) -> list[_Row]:
+        now = self._clock.now()
+        return [_row(envelope, now) for envelope in envelopes]
+
+    def claim(self, queues: Sequence[str], limit: int, *, incarnation: str, lease: float) -> list[Delivery]:
+        self._turn += 1
+        first = self._turn % (len(queues) or 1)
+        in_turn = [*queues[first:], *queues[:first]]
+        if limit <= 0 or not self._any_ready(in_turn):
+            self._prolong_if_any(incarnation, lease)
+            return []
+        rows = self._database.write(lambda connection: self._claim(connection, in_turn, limit, incarnation, lease))
+        return [_delivery(*row) for row in rows]
+
+    def _claim(
+        self, connection: sqlite3.Connection, queues: Sequence[str], limit: int, incarnation: str, lease: float
+    ) -> list[tuple[int, int, int, int, str, bytes, bytes]]:
+        ((epoch,),) = connection.execute(_NEXT_EPOCH).fetchall()
+        claimed: list[tuple[int, int, int, int, str, bytes, bytes]] = []
+        for queue in queues:
+            if len(claimed) < limit:
+                rows = connection.execute(_CLAIM, (incarnation, epoch, queue, limit - len(claimed))).fetchall()
+                rows.sort(key=itemgetter(0, 1))  # RETURNING promises no order
+                claimed += rows
+        expires = self._clock.monotonic() + lease
+        if claimed:
+            connection.execute(_GRANT, (incarnation, expires, lease))
+        else:  # somebody was faster
+            connection.execute(_PROLONG, (expires, lease, incarnation))
+        return claimed
+
+    def _any_ready(self, queues: Sequence[str]) -> bool:
+        return self._database.read(lambda connection: any(connection.execute(_ANY_READY, (queue,)).fetchall() for queue in queues))
+
+    def _prolong_if_any(self, incarnation: str, lease: float) -> None:
+        if self._database.read(lambda connection: connection.execute(_HAS_LEASE, (incarnation,)).fetchall()):
+            self.renew([incarnation], lease)
+
+    def wait(self, queues: Sequence[str], timeout: float, *, incarnation: str) -> bool:  # noqa: ARG002  nothing is taken aside here
+        return self._doorbell.wait(lambda: self._any_ready(queues) or None, timeout) is not None
+
+    def wake(self) -> None:
+        self._doorbell.wake()
+
+    # Settling
+
+    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool]:
+        # Packed before the transaction begins: what cannot be sent fails here, and nothing is done.
+        packed = [self._rows(settlement.publish) for settlement in settlements]
+        if not settlements:
+            return []
+        verdicts = self._database.write(lambda connection: self._settle(connection, settlements, packed, incarnation))
+        if any(held and _makes_news(settlement) for held, settlement in zip(verdicts, settlements, strict=True)):
+            self._doorbell.ring()
+        return verdicts
+
+    def _settle(
+        self, connection: sqlite3.Connection, settlements: Sequence[Settlement], packed: Sequence[list[_Row]], incarnation: str
+    ) -> list[bool]:
+        verdicts = _verdicts(connection, [settlement.delivery.tag for settlement in settlements], incarnation)
+        held = [(settlement, rows) for settlement, rows, verdict in zip(settlements, packed, verdicts, strict=True) if verdict]
+        steps = itertools.chain.from_iterable(self._steps(settlement, rows) for settlement, rows in held)
+        # Most batches are 100 times the same: running equal statements together makes them cheap. Sorting keeps equals in order.
+        for _, group in itertools.groupby(sorted(steps, key=itemgetter(0)), key=itemgetter(0, 1)):
+            chunk = list(group)
+            connection.executemany(chunk[0][1], [values for _, _, values in chunk])
+        return verdicts
+
+    def _steps(self, settlement: Settlement, rows: list[_Row]) -> Iterator[tuple[int, str, Sequence[object]]]:
+        """What the settlement does, as (rank, statement, values): the message itself first, then publishing, then results."""
+        number, _ = _parse(settlement.delivery.tag)
+        match settlement.action:
+            case Ack():
+                yield 3, _DELETE, (number,)
+            case Return():
+                yield 0, _RETURN, (number,)
+            case Requeue():
+                yield 1, _REQUEUE, (number,)
+            case Park(due=due):
+                yield 2, _PARK, (due, number)
+            case Quarantine(reason=reason, evidence=evidence):
+                yield 2, _QUARANTINE, (self._clock.now(), reason, pack_evidence(evidence), number)
+                yield 3, _DELETE, (number,)
+        for row in rows:
+            yield 4, _INSERT, row
+        for statement, values in settlement.writes:
+            yield 5, statement, values
+
+    # Leases
+
+    def renew(self, incarnations: Iterable[str], lease: float) -> None:
+        expires = self._clock.monotonic() + lease
+        rows = [(expires, lease, incarnation) for incarnation in incarnations]
+        if rows:
+            self._database.write(lambda connection: connection.executemany(_PROLONG, rows))
+
+    def held(self, incarnation: str) -> list[Delivery]:
+        rows = self._database.read(lambda connection: connection.execute(_HELD, (incarnation,)).fetchall())
+        return [_delivery(*row) for row in rows]
+
+    def release(self, incarnation: str, *, keep: Iterable[str] = (), counted: bool = False) -> int:
+        kept = [_parse(tag) for tag in keep]
+        released = self._database.write(lambda connection: self._release(connection, incarnation, kept, counted=counted))
+        if released:
+            self._doorbell.ring()
+        return released
+
+    def _release(self, connection: sqlite3.Connection, incarnation: str, kept: list[tuple[int, int]], *, counted: bool) -> int:
+        # A tag whose epoch is not the row's is from an earlier claim: it keeps nothing.
+        held = _held_of(connection, kept, incarnation)
+        numbers = json.dumps([number for number, _ in held])
+        released = connection.execute(_RELEASE, (int(counted), incarnation, numbers)).rowcount
+        if not kept:
+            connection.execute(_END_LEASE, (incarnation,))
+        return released
+
+    def reap(self) -> Reaped:
+        returned = self._return_expired()
+        promoted = self._promote_due()
+        if returned or promoted:
+            self._doorbell.ring()
+        next_due = self._next_due()
+        return Reaped(
+            returned=returned, promoted=promoted, next_due=None if next_due is None else max(0.0, next_due - self._clock.now())
+        )
+
+    def _return_expired(self) -> int:
+        now = {"now": self._clock.monotonic()}
+        if not self._database.read(lambda connection: connection.execute(_EXPIRED, now).fetchall()):
+            return 0
+
+        def work(connection: sqlite3.Connection) -> int:
+            returned = 0
+            for (incarnation,) in connection.execute(_EXPIRED, now).fetchall():
+                returned += self._release(connection, incarnation, [], counted=True)
+            return returned
+
+        return self._database.write(work)
+
+    def _promote_due(self) -> int:
+        promoted = 0
+        while True:
+            due = self._next_due()
+            if due is None or due > self._clock.now():
+                return promoted
+            promoted += self._database.write(self._promote)
+
+    def _promote(self, connection: sqlite3.Connection) -> int:
+        rows = connection.execute(_ARE_DUE, (self._clock.now(), _PROMOTED_AT_ONCE)).fetchall()
+        connection.executemany(_PROMOTE, rows)
+        return len(rows)
+
+    def _next_due(self) -> float | None:
+        ((due,),) = self._database.read(lambda connection: connection.execute(_NEXT_DUE).fetchall())
+        return None if due is None else float(due)
+
+    # Upkeep
+
+    def depth(self, queue: str) -> int:
+        ((waiting,),) = self._database.read(lambda connection: connection.execute(_DEPTH, (queue,)).fetchall())
+        return int(waiting)
+
+    def purge(self, queue: str) -> int:
+        return self._database.write(lambda connection: connection.execute(_PURGE, (queue,)).rowcount)
+
+    def ping(self) -> None:
+        self._database.write(lambda _: None)
+
+    def close(self) -> None:
+        self._doorbell.close()
+        self._database.close()
+
+
+def _row(envelope: Envelope, now: float) -> _Row:
+    due = None if envelope.due is None or envelope.due <= now else envelope.due
+    state = "ready" if due is None else "parked"
+    return envelope.queue, envelope.priority, state, due, pack(envelope), envelope.body
+
+
+def _parse(tag: str) -> tuple[int, int]:
+    """The row and the epoch of a tag; a row that does not exist for a tag that is not ours."""
+    number, _, epoch = tag.partition(".")
+    return (int(number), int(epoch)) if number.isdecimal() and epoch.isdecimal() else (-1, -1)
+
+
+def _verdicts(connection: sqlite3.Connection, tags: Sequence[str], incarnation: str) -> list[bool]:
+    """For each tag whether its claim still holds. The second of two equal tags does not: the first has settled it."""
+    claims = [_parse(tag) for tag in tags]
+    held = _held_of(connection, claims, incarnation)
+    verdicts = []
+    for claim in claims:
+        verdicts.append(claim in held)
+        held.discard(claim)
+    return verdicts
+
+
+def _held_of(connection: sqlite3.Connection, claims: Sequence[tuple[int, int]], incarnation: str) -> set[tuple[int, int]]:
+    numbers = json.dumps([number for number, _ in claims])
+    return set(claims) & set(connection.execute(_HELD_OF_THESE, (incarnation, numbers)).fetchall())
+
+
+def _makes_news(settlement: Settlement) -> bool:
+    """Somebody may be waiting for what the settlement does."""
+    return bool(settlement.publish or settlement.writes) or isinstance(settlement.action, Return | Requeue)
+
+
+def _delivery(priority: int, number: int, epoch: int, attempt: int, queue: str, head: bytes, body: bytes) -> Delivery:
+    envelope, fault = None, None
+    try:
+        envelope = unpack(queue, priority, head, body)
+    except Undecodable as error:
+        fault = error
+    return Delivery(
+        tag=f"{number}.{epoch}",
+        queue=queue,
+        envelope=envelope,
+        epoch=epoch,
+        attempt=attempt,
+        fault=fault,
+        raw=b"" if fault is None else head + body,
+    )

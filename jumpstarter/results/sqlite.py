@@ -1,0 +1,150 @@
+"""Results in a SQLite file, usually the broker's own: then a job's result and its ack are one transaction.
+
+Documents and joins expire by wall time; what has expired is never shown, and is deleted in small portions while others are written
+(twice as many as come in, so the file does not grow; freed pages are used again). Who waits sleeps on the
+:mod:`~jumpstarter.embedded.doorbell`. Neighbours: :mod:`jumpstarter.embedded.database`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from jumpstarter.abc.results import Results
+from jumpstarter.clock import SYSTEM_CLOCK, Clock
+from jumpstarter.embedded.database import Database, Place
+from jumpstarter.embedded.doorbell import Doorbell
+from jumpstarter.errors import ResultsUnavailable
+from jumpstarter.jobs import Document, Part
+
+#: Seconds for which a closed join is remembered, so that late parts complete nothing.
+CLOSED_TTL = 86_400.0
+# Documents between two sweeps. A sweep deletes at most twice as many.
+_SWEEP_EVERY = 100
+
+_PUT = """
+    INSERT INTO jumpstarter_documents (key, body, expires, final) VALUES (?, ?, ?, ?)
+    ON CONFLICT (key) DO UPDATE SET body = excluded.body, expires = excluded.expires, final = excluded.final
+    WHERE NOT final OR expires <= ?
+"""
+_SWEEP = "DELETE FROM jumpstarter_documents WHERE rowid IN (SELECT rowid FROM jumpstarter_documents WHERE expires <= ? LIMIT ?)"
+_GET = """
+    SELECT key, body FROM jumpstarter_documents WHERE key IN (SELECT value FROM json_each(?)) AND (expires IS NULL OR expires > ?)
+"""
+_DELETE = """
+    DELETE FROM jumpstarter_documents WHERE key IN (SELECT value FROM json_each(?)) AND (expires IS NULL OR expires > ?)
+"""
+# A join whose time is up begins anew. A closed one keeps its own time.
+_OPEN_JOIN = """
+    INSERT INTO jumpstarter_joins (name, size, expires) VALUES (?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET size = coalesce(excluded.size, size), expires = excluded.expires WHERE NOT closed
+"""
+_CLOSE_JOIN = """
+    INSERT INTO jumpstarter_joins (name, expires, closed) VALUES (?, ?, 1)
+    ON CONFLICT (name) DO UPDATE SET expires = excluded.expires, closed = 1
+"""
+_OVER_PARTS = "DELETE FROM jumpstarter_parts WHERE name IN (SELECT name FROM jumpstarter_joins WHERE expires <= ?)"
+_OVER_JOINS = "DELETE FROM jumpstarter_joins WHERE expires <= ?"
+_ADD_PART = "INSERT OR IGNORE INTO jumpstarter_parts (name, member, place, body) VALUES (?, ?, ?, ?)"
+_JOIN = "SELECT size, closed, (SELECT count(*) FROM jumpstarter_parts WHERE name = :join) FROM jumpstarter_joins WHERE name = :join"
+_PARTS = "SELECT body FROM jumpstarter_parts WHERE name = ? ORDER BY place, id"
+
+
+class SqliteResults(Results):
+    """Results in a SQLite file.
+
+    :param url: ``sqlite:////absolute/path.db`` or ``sqlite:///relative/path.db``; the options may also stand behind a ``?``.
+    :param synchronous: ``NORMAL``: commits survive every process, the last ones perhaps not a loss of power; ``FULL``: that too.
+    :param timeout: seconds that a call waits for other processes' transactions before it raises.
+    :param clock: wall time for what expires.
+    """
+
+    def __init__(self, url: str, *, synchronous: str = "NORMAL", timeout: float = 5.0, clock: Clock = SYSTEM_CLOCK) -> None:
+        place = Place(url, synchronous=synchronous, timeout=timeout)
+        self.url = place.url
+        self.server = place.server
+        self._clock = clock
+        self._database = Database(place, ResultsUnavailable)
+        self._doorbell = Doorbell(place.path)
+        self._written = 0
+
+    # Documents
+
+    def writes(self, documents: Sequence[Document]) -> Sequence[Any]:
+        """(statement, values) for ``SqliteBroker.settle``."""
+        now = self._clock.now()
+        writes: list[tuple[str, Sequence[object]]] = [
+            (_PUT, (document.key, document.body, None if document.ttl is None else now + document.ttl, document.final, now))
+            for document in documents
+        ]
+        self._written += len(writes)
+        if self._written >= _SWEEP_EVERY:
+            writes.append((_SWEEP, (now, 2 * self._written)))
+            self._written = 0
+        return writes
+
+    def put(self, documents: Sequence[Document]) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            for statement, values in writes:
+                connection.execute(statement, values)
+
+        writes = self.writes(documents)
+        if writes:
+            self._database.write(work)
+            self._doorbell.ring()
+
+    def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        found = self._find(keys)
+        return [found.get(key) for key in keys]
+
+    def _find(self, keys: Sequence[str]) -> dict[str, bytes]:
+        values = (json.dumps(list(keys)), self._clock.now())
+        return dict(self._database.read(lambda connection: connection.execute(_GET, values).fetchall()))
+
+    def wait(self, keys: Sequence[str], timeout: float | None) -> dict[str, bytes]:
+        return self._doorbell.wait(lambda: self._find(keys) or None, timeout) or {}
+
+    def delete(self, keys: Sequence[str]) -> int:
+        values = (json.dumps(list(keys)), self._clock.now())
+        return self._database.write(lambda connection: connection.execute(_DELETE, values).rowcount)
+
+    # Joins
+
+    def open_join(self, join: str, size: int, ttl: float | None) -> None:
+        self._database.write(lambda connection: self._open_join(connection, join, size, ttl))
+
+    def _open_join(self, connection: sqlite3.Connection, join: str, size: int | None, ttl: float | None) -> None:
+        now = self._clock.now()
+        connection.execute(_OVER_PARTS, (now,))
+        connection.execute(_OVER_JOINS, (now,))
+        connection.execute(_OPEN_JOIN, (join, size, None if ttl is None else now + ttl))
+
+    def add_part(self, part: Part) -> Sequence[bytes] | None:
+        return self._database.write(lambda connection: self._add_part(connection, part))
+
+    def _add_part(self, connection: sqlite3.Connection, part: Part) -> list[bytes] | None:
+        self._open_join(connection, part.join, None, part.ttl)
+        ((size, closed, count),) = connection.execute(_JOIN, {"join": part.join}).fetchall()
+        if closed:
+            return None
+        place = -1 if part.index is None else part.index
+        count += connection.execute(_ADD_PART, (part.join, part.member, place, part.body)).rowcount
+        if size is None or count < size:
+            return None
+        return [body for (body,) in connection.execute(_PARTS, (part.join,)).fetchall()]
+
+    def close_join(self, join: str) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM jumpstarter_parts WHERE name = ?", (join,))
+            connection.execute(_CLOSE_JOIN, (join, self._clock.now() + CLOSED_TTL))
+
+        self._database.write(work)
+
+    def ping(self) -> None:
+        self._database.write(lambda _: None)
+
+    def close(self) -> None:
+        self._doorbell.close()
+        self._database.close()

@@ -1,0 +1,42 @@
+"""Writes transitions as lines of Python's own logging. Comes from: the bus. Goes to: the logger ``jumpstarter.transitions``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from jumpstarter.telemetry.bus import Bus, StateTransition, bus
+
+logger = logging.getLogger("jumpstarter.transitions")
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def level_of(event: StateTransition) -> int:
+    """A machine's life, health and flow, and whatever is a trouble, at their severity; its resources and its work at DEBUG."""
+    is_life = event.region == "" or event.region.rpartition(".")[2] in ("health", "flow")
+    return logging.DEBUG if not is_life and event.severity == "info" else _LEVELS[event.severity]
+
+
+def line(event: StateTransition) -> str:
+    """One transition for people: ``worker@host: started.health.healthy → started.health.degraded (report_warning): no cache``."""
+    where = f"{event.machine} {event.region}" if event.region.startswith("resources.") else event.machine
+    trigger = f" ({event.trigger})" if event.trigger else ""
+    detail = f": {event.detail}" if event.detail else ""
+    return f"{where}: {event.source or '·'} → {event.target}{trigger}{detail}"
+
+
+def log_transitions(source: Bus = bus) -> Callable[[], None] | None:
+    """Write every transition from now on, until the returned function is called.
+
+    None, and nothing is subscribed, when the logger would write none of them: the bus stays free of cost.
+    """
+    if not logger.isEnabledFor(logging.ERROR):
+        return None
+
+    def write(event: StateTransition) -> None:
+        level = level_of(event)
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s", line(event))
+
+    return source.subscribe(write)

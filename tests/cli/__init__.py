@@ -1,0 +1,1 @@
+"""The command line as people meet it: real commands, their exit codes and what they say."""

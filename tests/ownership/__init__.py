@@ -1,0 +1,1 @@
+"""Who owns a message when processes die: measured with real processes, SIGKILL, and a ledger outside the broker."""
