@@ -138,9 +138,8 @@ def measure_wake_up(rounds: int = 500) -> None:
         delays = sorted(end - start for start, end in zip(starts, child.result(), strict=True))
     os.close(asking)
     os.close(telling)
-    print(
-        f"sqlite publish to wake-up in another process: p50 {statistics.median(delays) * 1e3:.2f} ms, p99 {delays[-rounds // 100] * 1e3:.2f} ms"
-    )
+    p50, p99 = statistics.median(delays) * 1e3, delays[-rounds // 100] * 1e3
+    print(f"sqlite publish to wake-up in another process: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
 
 
 def main() -> None:

@@ -158,6 +158,7 @@ class Retry(TaskPredicate):
         **kwargs: Any,
     ) -> None:
         self.message = message
+        self.excs: str | None
         if isinstance(exc, str):
             self.exc, self.excs = None, exc
         else:
@@ -333,4 +334,4 @@ class CeleryCommandException(ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message=message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc] # click declares the default on the class

@@ -82,8 +82,8 @@ class Proxy:
     def __class__(self) -> Any:
         return self._get_current_object().__class__
 
-    @property  # type: ignore[misc] # vars() asks __dict__
-    def __dict__(self) -> Any:
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override] # vars() asks __dict__
         return self._get_current_object().__dict__
 
     def __getattr__(self, name: str) -> Any:
@@ -151,7 +151,7 @@ def _forward_operators() -> None:
         bare = name.rstrip("_")
         setattr(Proxy, f"__{bare}__", binary(getattr(operator, name)))
         setattr(Proxy, f"__r{bare}__", reflected(getattr(operator, name)))
-    for name, function in {
+    functions: dict[str, Callable[[Any], Any]] = {
         "neg": operator.neg,
         "pos": operator.pos,
         "abs": operator.abs,
@@ -164,7 +164,8 @@ def _forward_operators() -> None:
         "len": len,
         "iter": iter,
         "str": str,
-    }.items():
+    }
+    for name, function in functions.items():
         setattr(Proxy, f"__{name}__", unary(function))
     setattr(Proxy, "__divmod__", binary(divmod))  # noqa: B010 - mypy knows the class; it need not know each operator
     setattr(Proxy, "__setitem__", lambda self, key, value: operator.setitem(self._get_current_object(), key, value))  # noqa: B010

@@ -327,7 +327,8 @@ _KOMBU_JSON_DUMPS = kombu_json.dumps
 
 def _encode_json(data: Any) -> bytes:
     try:
-        return _json_encoder.encode(data).encode()
+        text: str = _json_encoder.encode(data)
+        return text.encode()
     except Exception as error:
         raise EncodeError(error) from error
 

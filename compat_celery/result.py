@@ -833,9 +833,8 @@ class ResultSet(ResultBase):
         return (meta for _, meta in self.backend.get_many({result.id for result in self.results}, max_iterations=1, **kwargs))
 
     def _failed_join_report(self) -> Iterator[Any]:
-        return (
-            result for result in self.results if result.backend.is_cached(result.id) and result.state in states.PROPAGATE_STATES
-        )
+        known = (result for result in self.results if result._cache is not None or result.backend.is_cached(result.id))
+        return (result for result in known if result.state in states.PROPAGATE_STATES)
 
     # What it belongs to, and as a value.
 

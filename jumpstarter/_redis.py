@@ -235,13 +235,11 @@ class Link:
 
     def __init__(self, address: Address, timeout: float) -> None:
         self._connection: AbstractConnection | None = None
+        # Before version 6, redis-py's unix sockets do not take it.
+        connecting = {} if "path" in address.options else {"socket_connect_timeout": timeout}
         try:
-            connection = address.kind(
-                **address.options,
-                protocol=2,  # replies of RESP2 are what the scripts' answers are read as; no pushes in between
-                socket_timeout=timeout,
-                socket_connect_timeout=timeout,
-            )
+            # RESP2: the scripts' answers are read as such, and no pushes come in between.
+            connection = address.kind(**address.options, protocol=2, socket_timeout=timeout, **connecting)
             connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
         except redis.TimeoutError as error:
             raise LinkDown(error, late=True) from error

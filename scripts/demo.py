@@ -1,12 +1,14 @@
 """``make demo``: a worker for ``examples/shop``, a busy morning in the shop, and what the worker's machines do meanwhile.
 
-The broker and the results are one SQLite file in a temporary folder; nothing else is started. The worker's lines that tell state
-changes and troubles are shown between the shop's; all of them are shown when something goes wrong. Exits with 0 when all went well.
+The broker and the results are one SQLite file in a temporary folder; nothing else is started. What the worker tells of its changes
+of state and its troubles is shown between the shop's lines; all it said is shown when something goes wrong. Exits with 0 when all
+went well.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,18 +24,13 @@ START_SECONDS = 20.0
 STOP_SECONDS = 20.0
 SHOP_SECONDS = 90.0
 
-WORKER = [
-    str(Path(sys.executable).with_name("jumpstarter")),
-    "celery",
-    "-A",
-    "examples.shop.tasks",
-    "worker",
-    "-l",
-    "info",
-    "-c",
-    "2",
-]
+APP = "examples.shop.tasks"
+WORKER = [str(Path(sys.executable).with_name("jumpstarter")), "celery", "-A", APP, "worker", "-l", "debug", "-c", "2"]
 SHOP = [sys.executable, "-m", "compat_celery", "-m", "examples.shop.place_orders"]
+
+WORK_LINES = 16
+
+_LOG_LINE = re.compile(r"\[\S+ (?P<time>[\d:]+),(?P<ms>\d+): \w+/\S+\] (?P<text>.*)")
 
 IS_TERMINAL = sys.stdout.isatty()
 
@@ -43,10 +40,32 @@ def say(text: str = "") -> None:
     print(f"\r\x1b[K{text}" if IS_TERMINAL else text, flush=True)
 
 
-def is_worth_showing(line: str) -> bool:
-    """State changes (their arrow), readiness and troubles; not one line per task."""
-    is_task = "Task examples.shop" in line
-    return not is_task and ("→" in line or is_ready(line) or "WARNING" in line or "ERROR" in line)
+def told(line: str) -> str:
+    """A line of the worker's log without its date and process: ``02:50:58.975 celery@host: started → stopping (stop)``."""
+    found = _LOG_LINE.match(line)
+    return f"{found['time']}.{found['ms']} {found['text']}" if found else line.rstrip()
+
+
+class Screen:
+    """Chooses what is shown: each change of a machine's life and every trouble; of its work the first changes and their number."""
+
+    def __init__(self) -> None:
+        self._work = 0
+
+    def show(self, line: str) -> None:
+        """One line of the worker."""
+        if "DEBUG" not in line:
+            if "→" in line or is_ready(line) or "WARNING" in line or "ERROR" in line:
+                say(f"worker │ {told(line)}")
+        elif "→" in line and " resources." not in line:
+            self._work += 1
+            if self._work <= WORK_LINES:
+                say(f"worker │ {told(line)}")
+
+    def end(self) -> None:
+        """Say how much was not shown."""
+        if self._work > WORK_LINES:
+            say(f"worker │ … and {self._work - WORK_LINES} more changes between waiting, polling, processing and idle")
 
 
 def is_ready(line: str) -> bool:
@@ -75,6 +94,7 @@ class Worker:
         self._reader.start()
 
     def _show(self, lines: TextIO, log: Path) -> None:
+        screen = Screen()
         with log.open("w", encoding="utf-8") as file:
             for line in lines:
                 file.write(line)
@@ -82,8 +102,8 @@ class Worker:
                 if is_ready(line):
                     self._is_ready = True
                     self._settled.set()
-                if is_worth_showing(line):
-                    say(f"worker │ {line.rstrip()}")
+                screen.show(line)
+        screen.end()
         self._settled.set()  # it has ended: nobody need wait any longer
 
     def wait_ready(self) -> bool:
@@ -119,8 +139,7 @@ def run(folder: Path) -> str:
     try:
         if not worker.wait_ready():
             return f"the worker did not get ready:\n{log.read_text(encoding='utf-8')}"
-        say()
-        say("placing orders: chains, a group, a chord; one card needs a second attempt, one invoice fails")
+        say("\nplacing orders: chains, a group, a chord; one card needs a second attempt, one invoice fails")
         shop = subprocess.run(SHOP, cwd=ROOT, env=environment, timeout=SHOP_SECONDS, check=False)  # noqa: S603 - a command of this file
         status = shop.returncode
         if status != 0:
@@ -128,8 +147,7 @@ def run(folder: Path) -> str:
     except subprocess.TimeoutExpired:
         problem = f"the shop did not end within {SHOP_SECONDS:.0f} s; the worker said:\n{log.read_text(encoding='utf-8')}"
     finally:
-        say()
-        say("asking the worker to stop (SIGTERM): it finishes what it holds")
+        say("\nasking the worker to stop (SIGTERM): it finishes what it holds")
         status_of_worker = worker.stop()
     if status_of_worker != 0 and not problem:
         said = "had to be killed" if status_of_worker is None else f"ended with status {status_of_worker}"

@@ -92,7 +92,7 @@ class _Models:
         annotation = self.hints.get("return", self.signature.return_annotation)
         annotation = get_optional_arg(annotation) or annotation
         if annotation_is_class(annotation) and isinstance(value, annotation):
-            return value.model_dump(**self.dump)  # type: ignore[attr-defined] # BaseModel's
+            return value.model_dump(**self.dump)
         return value
 
     def dump_arguments(self, args: Any, kwargs: Any, bound: bool = False) -> tuple[Any, Any]:

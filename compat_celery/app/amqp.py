@@ -174,6 +174,10 @@ class Queues(dict[str, Any]):
         return self._default_consume_from if self._consume_from is None else self._consume_from
 
 
+#: AMQP has a method of the class's name.
+_QueuesT = Queues
+
+
 class _PublishDefaults(NamedTuple):
     """Settings that every publish needs."""
 
@@ -228,7 +232,7 @@ class AMQP:
         create_missing_queue_exchange_type: str | None = None,
         autoexchange: Any = None,
         max_priority: int | None = None,
-    ) -> Queues:
+    ) -> _QueuesT:
         """The queues in the settings; the default one when there are none."""
         conf = self.app.conf
         if not queues and conf.task_default_queue:
@@ -271,7 +275,7 @@ class AMQP:
         return self._rtable
 
     @cached_property
-    def queues(self) -> Queues:
+    def queues(self) -> _QueuesT:
         """The app's queues."""
         return self.Queues(self.app.conf.task_queues)
 

@@ -62,7 +62,9 @@ def by_name(backend: Any = None, loader: Any = None, extension_namespace: str = 
         raise ImproperlyConfigured(f"Celery's result backend {backend!r} does not exist in Jumpstarter. There are {_SUPPORTED}.")
     try:
         cls = symbol_by_name(backend, aliases)
-    except ValueError as exc:
+    except (ValueError, ImportError) as exc:
+        if isinstance(exc, ImportError) and not {".", ":"}.isdisjoint(str(backend)):
+            raise  # a class was named, and why it cannot be imported matters
         raise ImproperlyConfigured(
             f"Unknown result backend: {backend!r}. Did you spell that correctly? There are {_SUPPORTED}."
         ) from exc

@@ -70,6 +70,7 @@ from compat_celery.utils.imports import gen_task_name, instantiate, qualname, sy
 from compat_celery.utils.log import get_logger
 from compat_celery.utils.objects import FallbackContext, mro_lookup
 from compat_celery.utils.time import maybe_iso8601, subtract_datetimes, timezone
+from jumpstarter.abc.broker import Broker
 
 __all__ = ("Celery",)
 
@@ -234,7 +235,7 @@ class Celery:
     ) -> None:
         self._local = threading.local()
         self._backend_cache: Any = None
-        self._brokers: dict[Any, Any] = {}
+        self._brokers: dict[tuple[str, str], Broker] = {}
         self.clock = LamportClock()
         self.main = main
         self.amqp_cls = amqp or self.amqp_cls
@@ -515,7 +516,7 @@ class Celery:
     def tasks(self) -> TaskRegistry:
         """All tasks by their names. Finalizes the app."""
         self.finalize(auto=True)
-        return self._tasks  # type: ignore[no-any-return] # registry_cls makes one
+        return self._tasks
 
     # Settings.
 
@@ -786,7 +787,7 @@ class Celery:
         if left < 0:
             logger.warning("%s has an expiration date in the past (%ss ago). It is sent with a time to live of 0.", task_id, -left)
             return 0
-        return left  # type: ignore[no-any-return] # seconds, as the caller gave them
+        return left
 
     @contextmanager
     def bulk_publish(self) -> Iterator[None]:
@@ -1158,7 +1159,7 @@ class Celery:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {appstr(self)}>"
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 App = Celery

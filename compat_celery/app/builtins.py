@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from compat_celery._state import connect_on_app_finalize
 from compat_celery.utils.log import get_logger
@@ -11,12 +12,19 @@ __all__ = ()
 
 logger = get_logger(__name__)
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _task(app: Any, **options: Any) -> Callable[[F], F]:
+    """The decorator of the app; type checkers learn what it decorates."""
+    return app.task(shared=False, lazy=False, **options)  # type: ignore[no-any-return] # any app's
+
 
 @connect_on_app_finalize
 def add_backend_cleanup_task(app: Any) -> Any:
     """``celery.backend_cleanup``: removes expired results, for backends that do not do so themselves. Beat calls it at four."""
 
-    @app.task(name="celery.backend_cleanup", shared=False, lazy=False)
+    @_task(app, name="celery.backend_cleanup")
     def backend_cleanup() -> None:
         app.backend.cleanup()
 
@@ -27,7 +35,7 @@ def add_backend_cleanup_task(app: Any) -> Any:
 def add_accumulate_task(app: Any) -> Any:
     """``celery.accumulate``: gives its arguments back; the body of a chord that ``Task.replace`` makes of a group."""
 
-    @app.task(bind=True, name="celery.accumulate", shared=False, lazy=False)
+    @_task(app, bind=True, name="celery.accumulate")
     def accumulate(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG001 - bound, as Celery's is
         index = kwargs.get("index")
         return args if index is None else args[index]
@@ -39,13 +47,12 @@ def add_accumulate_task(app: Any) -> Any:
 def add_unlock_chord_task(app: Any) -> Any:
     """``celery.chord_unlock``: looks again and again whether a chord's header is done. For backends that cannot count its parts."""
 
-    @app.task(
+    @_task(
+        app,
         name="celery.chord_unlock",
         max_retries=None,
-        shared=False,
         default_retry_delay=app.conf.result_chord_retry_interval,
         ignore_result=True,
-        lazy=False,
         bind=True,
     )
     def unlock_chord(
@@ -63,7 +70,7 @@ def add_unlock_chord_task(app: Any) -> Any:
         parts = app.GroupResult(group_id, [result_from_tuple(item, app=app) for item in result], app=app)
         body = app.signature(callback)
         # delivery_info does not know the type of the exchange.
-        options = {"exchange_type": _chord_unlock_exchange_type} if _chord_unlock_exchange_type else {}
+        options: dict[str, Any] = {"exchange_type": _chord_unlock_exchange_type} if _chord_unlock_exchange_type else {}
         options["max_retries"] = max_retries
         options["countdown"] = self.default_retry_delay if interval is None else interval
         if _all_ready(self, parts, body, group_id, options):
@@ -128,7 +135,7 @@ def _fail_chord(app: Any, body: Any, reason: str, cause: BaseException) -> None:
 def add_map_task(app: Any) -> Any:
     """``celery.map``: calls a task with each item of a list."""
 
-    @app.task(name="celery.map", shared=False, lazy=False)
+    @_task(app, name="celery.map")
     def xmap(task: Any, it: Any) -> Any:
         call = app.signature(task).type
         return [call(item) for item in it]
@@ -140,7 +147,7 @@ def add_map_task(app: Any) -> Any:
 def add_starmap_task(app: Any) -> Any:
     """``celery.starmap``: calls a task with the arguments in each item of a list."""
 
-    @app.task(name="celery.starmap", shared=False, lazy=False)
+    @_task(app, name="celery.starmap")
     def xstarmap(task: Any, it: Any) -> Any:
         call = app.signature(task).type
         return [call(*item) for item in it]
@@ -152,7 +159,7 @@ def add_starmap_task(app: Any) -> Any:
 def add_chunk_task(app: Any) -> Any:
     """``celery.chunks``: a starmap for each part of a list."""
 
-    @app.task(name="celery.chunks", shared=False, lazy=False)
+    @_task(app, name="celery.chunks")
     def chunks(task: Any, it: Any, n: int) -> Any:
         from compat_celery.canvas import chunks as canvas_chunks  # noqa: PLC0415 - it imports the app
 
@@ -165,7 +172,7 @@ def add_chunk_task(app: Any) -> Any:
 def add_group_task(app: Any) -> Any:
     """``celery.group``: a group that an old client sent as a task."""
 
-    @app.task(name="celery.group", bind=True, shared=False, lazy=False)
+    @_task(app, name="celery.group", bind=True)
     def group(self: Any, tasks: Any, result: Any, group_id: str, partial_args: Any, add_to_parent: bool = True) -> Any:  # noqa: ARG001 - bound
         from compat_celery.result import result_from_tuple  # noqa: PLC0415 - it imports the app
 
@@ -185,7 +192,7 @@ def add_group_task(app: Any) -> Any:
 def add_chain_task(app: Any) -> Any:
     """``celery.chain``: the name that chains have; never a message's task."""
 
-    @app.task(name="celery.chain", shared=False, lazy=False)
+    @_task(app, name="celery.chain")
     def chain(*_: Any, **__: Any) -> None:
         raise NotImplementedError("chain is not a real task")
 
@@ -196,7 +203,7 @@ def add_chain_task(app: Any) -> Any:
 def add_chord_task(app: Any) -> Any:
     """``celery.chord``: a chord that an old client sent as a task."""
 
-    @app.task(name="celery.chord", bind=True, ignore_result=False, shared=False, lazy=False)
+    @_task(app, name="celery.chord", bind=True, ignore_result=False)
     def chord(
         self: Any,  # noqa: ARG001 - bound, as Celery's is
         header: Any,

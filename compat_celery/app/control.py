@@ -58,7 +58,7 @@ class Control:
 
     def inspect(self, *args: Any, **kwargs: Any) -> Inspect:
         """Questions to these workers."""
-        return Inspect(*args, app=self.app, **kwargs)
+        return Inspect(*args, **{"app": self.app, **kwargs})
 
     def purge(self, connection: Any = None) -> int:  # noqa: ARG002 - Celery's signature
         """Drop all messages that wait in the app's queues; answers how many."""

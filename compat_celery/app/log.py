@@ -189,9 +189,9 @@ class Logging:
         """What is printed on either goes to the logger."""
         proxy = LoggingProxy(logger, loglevel)
         if stdout:
-            sys.stdout = proxy  # type: ignore[assignment] # it has what print() needs
+            sys.stdout = proxy
         if stderr:
-            sys.stderr = proxy  # type: ignore[assignment] # as above
+            sys.stderr = proxy
         return proxy
 
     def supports_color(self, colorize: bool | None = None, logfile: Any = None) -> bool:
@@ -226,8 +226,10 @@ class Logging:
         return logger
 
     def _detect_handler(self, logfile: Any = None) -> logging.Handler:
-        target = sys.__stderr__ if logfile is None else logfile
-        return logging.StreamHandler(target) if hasattr(target, "write") else WatchedFileHandler(target, encoding="utf-8")
+        target: Any = sys.__stderr__ if logfile is None else logfile
+        if target is None or hasattr(target, "write"):
+            return logging.StreamHandler(target)
+        return WatchedFileHandler(target, encoding="utf-8")
 
     def _has_handler(self, logger: logging.Logger) -> bool:
         return any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers or ())

@@ -110,15 +110,15 @@ def broker_for(app: Celery, url: str | None = None, *, write: bool = False) -> B
     """
     url = url or broker_url(app, write=write)
     key = (url, repr(sorted(app.conf.broker_transport_options.items())))
-    broker = app._brokers.get(key)
+    broker: Broker | None = app._brokers.get(key)
     if broker is not None:
         return broker
     try:
-        broker = open_broker(url, **_options_for(app.conf, url))
+        opened = open_broker(url, **_options_for(app.conf, url))
     except ConfigurationError as error:
         raise ImproperlyConfigured(f"the setting broker_url ({sanitize_url(url)}): {error}") from error
     # No lock, which a fork could leave locked: of two threads that come here together, both get the broker of the first.
-    return app._brokers.setdefault(key, broker)
+    return app._brokers.setdefault(key, opened)
 
 
 def _options_for(conf: Any, url: str) -> dict[str, Any]:
@@ -406,7 +406,7 @@ def queues_bound_to(exchange: str, routing_key: str, candidates: Sequence[Any]) 
 
     :raises QueueNotFound: none does; an AMQP broker would drop the message.
     """
-    found = {}
+    found: dict[str, None] = {}
     for queue in candidates:
         if not isinstance(queue, Queue) or queue.exchange is None or queue.exchange.name != exchange:
             continue

@@ -321,7 +321,7 @@ class Task:
             cls.bind(cls._app)
         return cls._app
 
-    app = class_property(_get_app, bind)  # type: ignore[arg-type] # mypy takes a classmethod in its own body for a plain function
+    app = class_property(_get_app, bind)
 
     @classmethod
     def annotate(cls) -> None:
@@ -364,7 +364,7 @@ class Task:
             self.pop_request()
             _task_stack.pop()
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
     def __reduce__(self) -> Any:
         # By its name: the peer has the task itself. With the module, which it may have to import first.
@@ -428,7 +428,7 @@ class Task:
         options.setdefault("ignore_result", self.ignore_result)
         app = self._get_app()
         if app.conf.task_always_eager:
-            return self._apply_eagerly(app, args, kwargs, task_id, producer, link, link_error, options)  # type: ignore[return-value] # an EagerResult
+            return self._apply_eagerly(app, args, kwargs, task_id, producer, link, link_error, options)
         return app.send_task(  # type: ignore[no-any-return] # an AsyncResult
             self.name,
             args,
@@ -812,7 +812,8 @@ class Task:
 
     @property
     def __name__(self) -> str:
-        return type(self).__name__
+        cls: type = type(self)
+        return cls.__name__
 
     def __repr__(self) -> str:
         return _reprtask(self, "<@task: {0.name} of {app}{flags}>")
@@ -824,9 +825,9 @@ BaseTask = Task
 
 def _reprtask(task: Any, fmt: str | None = None, flags: list[str] | None = None) -> str:
     marks = [*(flags or []), *(["v2 compatible"] if task.__v2_compat__ else [])]
-    fmt = fmt or ("<class {0.__name__} of {app}{flags}>" if task._app else "<unbound {0.__name__}{flags}>")
+    form: str = fmt or ("<class {0.__name__} of {app}{flags}>" if task._app else "<unbound {0.__name__}{flags}>")
     shown = f" ({', '.join(marks)})" if marks else ""
-    return fmt.format(task, flags=shown, app=appstr(task._app) if task._app else None)
+    return form.format(task, flags=shown, app=appstr(task._app) if task._app else None)
 
 
 def _send_with_ack(publish: Callable[[], Any]) -> None:

@@ -22,18 +22,16 @@ from typing import Any, NamedTuple
 
 import anyio
 from billiard.einfo import ExceptionInfo
-from kombu.exceptions import EncodeError
 from kombu.utils.encoding import safe_repr, safe_str
 
 from compat_celery import _state, signals, states
-from compat_celery.app.effects import Effects, current, deferred
+from compat_celery.app.effects import current, deferred
 from compat_celery.app.task import Context
 from compat_celery.app.task import Task as BaseTask
 from compat_celery.backends.documents import chain_failures, chord_part, failure_part, stores_documents, task_document
 from compat_celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
 from compat_celery.utils.objects import mro_lookup
 from compat_celery.utils.saferepr import saferepr
-from compat_celery.utils.serialization import get_pickleable_etype
 
 __all__ = (
     "EXCEPTION_STATES",
@@ -342,7 +340,7 @@ class Tracer:
                 traceback=trace,
                 einfo=info,
             )
-            self._log_failure(run, error, info)
+            self._log_failure(run, error)
         finally:
             del trace
 
@@ -402,7 +400,7 @@ class Tracer:
             extra={"data": {"id": run.uuid, "name": self._shown_name(run), "return_value": run.retstr, "runtime": run.runtime}},
         )
 
-    def _log_failure(self, run: _Run, error: Exception, info: Any) -> None:
+    def _log_failure(self, run: _Run, error: Exception) -> None:
         throws = self.task.throws or ()
         is_expected = isinstance(error, throws)
         logger.log(
@@ -458,7 +456,7 @@ async def _awaited(coroutine: Any) -> Any:
 
 
 def _stamps_of(request: Context) -> dict[str, Any]:
-    headers = {name: value for name, value in (request.stamps or {}).items()} if request.stamped_headers else {}
+    headers = dict(request.stamps or {}) if request.stamped_headers else {}
     return {"stamped_headers": request.stamped_headers, **headers} if headers else {}
 
 

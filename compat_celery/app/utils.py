@@ -361,7 +361,7 @@ def find_app(
         # "pkg.module", of which the last part is a module, not an attribute.
         found = imp(app)
     if isinstance(found, ModuleType) and ":" not in str(app):
-        return _app_in(found, symbol_by_name, imp, Celery)
+        found = _app_in(found, symbol_by_name, imp, Celery)
     return found  # type: ignore[no-any-return] # an app, or something that passes for one
 
 

@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from compat_celery import __version__, signals
@@ -70,7 +71,13 @@ class Worker:
         self.quiet = quiet
         self.purge = purge
         self.pidfile = pidfile
-        self._asked = {"pool": pool, "concurrency": concurrency, "queues": queues, "exclude": exclude_queues, "lease": lease}
+        self._asked: dict[str, Any] = {
+            "pool": pool,
+            "concurrency": concurrency,
+            "queues": queues,
+            "exclude": exclude_queues,
+            "lease": lease,
+        }
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=dict(self._asked))
 
     def start(self) -> int:
@@ -86,7 +93,7 @@ class Worker:
         finally:
             if self.pidfile:
                 with suppress(OSError):
-                    os.unlink(self.pidfile)
+                    Path(self.pidfile).unlink()
 
     def _run(self, setup: NodeSetup) -> int:
         try:
@@ -116,7 +123,7 @@ class Worker:
             results=results,
             options=options,
             on_ready=self._ready,
-            on_stopping=lambda number: signals.worker_shutting_down.send(sender=self.hostname, sig=number, how="warm", exitcode=0),
+            on_stopping=self._stopping,
         )
 
     def options(self) -> WorkerOptions:
@@ -144,6 +151,9 @@ class Worker:
         logger.info("%s ready.", self.hostname)
         signals.worker_ready.send(sender=self)
 
+    def _stopping(self, number: int) -> None:
+        signals.worker_shutting_down.send(sender=self.hostname, sig=number, how="warm", exitcode=0)
+
     def _say_hello(self, options: WorkerOptions, url: str) -> None:
         lines = [
             f"{self.hostname}  jumpstarter {jumpstarter_version}, celery API {__version__}, Python {platform.python_version()}",
@@ -156,4 +166,4 @@ class Worker:
         names = list(tasks_of(self.app))
         if logging.getLogger("celery").isEnabledFor(logging.INFO):
             lines += ["  tasks        " + (names[0] if names else "none"), *(f"               {name}" for name in names[1:])]
-        print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - the program's banner
+        print("\n".join(lines), file=sys.stderr, flush=True)

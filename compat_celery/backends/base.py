@@ -35,7 +35,7 @@ from kombu.utils.url import maybe_sanitize_url
 from kombu.utils.uuid import uuid
 
 from compat_celery import states
-from compat_celery._names import celery_named
+from compat_celery._names import CELERYS, OURS, celery_named
 from compat_celery._state import current_app
 from compat_celery.app.task import Context
 from compat_celery.backends.documents import (
@@ -47,7 +47,7 @@ from compat_celery.backends.documents import (
     result_meta,
     step_request,
 )
-from compat_celery.canvas import _chord, group, maybe_signature
+from compat_celery.canvas import _chain, _chord, group, maybe_signature
 from compat_celery.exceptions import (
     BackendGetMetaError,
     BackendStoreError,
@@ -391,6 +391,9 @@ class Backend:
         else:
             info = self._fail_body(callback, backend, exc)
         backend._fail_chain(callback.options.get("chain"), exc)
+        # Celery leaves it at that, and a chord in whose header this one is waits for ever.
+        for task in _reporting_tasks(callback):
+            backend.on_chord_part_return(step_request(task), states.FAILURE, exc)
         return info
 
     def _fail_body(self, body: Any, backend: Backend, exc: Any) -> ExceptionInfo:
@@ -787,13 +790,28 @@ class Backend:
         return unpickle_backend, (type(self), args, kwargs or {})
 
 
+def _reporting_tasks(sig: Any) -> Iterator[Any]:
+    """The tasks by which a signature in a chord's header would have reported to the chord."""
+    sig = maybe_signature(sig)
+    if isinstance(sig, group):
+        for task in sig.tasks:
+            yield from _reporting_tasks(task)
+    elif isinstance(sig, _chain):
+        if sig.tasks:
+            yield from _reporting_tasks(sig.tasks[-1])
+    elif isinstance(sig, _chord):
+        yield from _reporting_tasks(sig.body)
+    elif sig.options.get("chord"):
+        yield sig
+
+
 def _exception_class(module: str | None, name: str, message: Any) -> Callable[..., BaseException]:
     if module is None:
         found: Any = create_exception_cls(name, "celery.backends.base")
     else:
         try:
             # Never imported for this: whoever can write results could else have any module's code run.
-            found = sys.modules[module]
+            found = _imported(module)
             for part in name.split("."):
                 found = getattr(found, part)
         except (KeyError, AttributeError):
@@ -803,6 +821,12 @@ def _exception_class(module: str | None, name: str, message: Any) -> Callable[..
         shown = name if module is None else f"{module}.{name}"
         raise SecurityError(f"Expected an exception class, got {shown} with payload {message}")
     return found
+
+
+def _imported(module: str) -> Any:
+    # Our errors bear Celery's names, whether or not the alias is installed under which those can be imported.
+    ours = OURS + module.removeprefix(CELERYS) if module.split(".", 1)[0] == CELERYS else module
+    return sys.modules.get(ours) or sys.modules[module]
 
 
 class SyncBackendMixin:

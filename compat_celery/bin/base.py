@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -11,8 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-
-from jumpstarter.errors import JumpstarterError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,7 +24,7 @@ class Failure(click.ClickException):
     def __init__(self, message: str, *, details: str = "", exit_code: int = 1) -> None:
         super().__init__(message)
         self.details = details
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc] # click reads it from the instance, and annotates it as the class's
 
     def show(self, file: Any = None) -> None:
         if self.details:
@@ -76,10 +75,7 @@ def load_app(context: CLIContext) -> Any:
         os.environ["CELERY_LOADER"] = context.loader
     if context.config:
         os.environ["CELERY_CONFIG_MODULE"] = context.config
-    if context.app_name is None:
-        app = _default_app()
-    else:
-        app = _import_app(context.app_name, find_app)
+    app = _default_app() if context.app_name is None else _import_app(context.app_name, find_app)
     for name, value in context.settings.items():
         setattr(app.conf, name, value)
     return app
@@ -92,42 +88,59 @@ def _default_app() -> Any:
 
 
 def _import_app(name: str, find_app: Callable[[str], Any]) -> Any:
+    _import_module(name)
+    try:
+        app = find_app(name)
+    except (ImportError, AttributeError) as error:
+        raise _not_found(name, str(error)) from error
+    if not hasattr(app, "tasks") or not hasattr(app, "conf"):
+        raise _not_found(name, f"what is there is no Celery app, but {app!r}")
+    return app
+
+
+def _import_module(name: str) -> None:
+    """Import the module of the app by itself, so that an error in the user's code is told from a name that does not exist."""
     module = name.partition(":")[0]
     try:
-        return find_app(name)
+        importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-            raise Failure(
-                f"Unable to load the application {name!r}: there is no module named {error.name!r}. Name the module that holds "
-                "your Celery app with -A, and run the command from the folder that contains it."
-            ) from error
-        raise _broken_import(name, error) from error
-    except AttributeError as error:
-        if getattr(error, "obj", None) is not None and _is_ours(error):
-            raise Failure(
-                f"Unable to load the application {name!r}: {error}. Name the attribute that holds your Celery app after a colon, "
-                f"for example -A {module}:app."
-            ) from error
-        raise _broken_import(name, error) from error
-    except click.ClickException:
-        raise
+        missing = error.name or ""
+        if not f"{module}.".startswith(f"{missing}."):
+            raise _broken_import(name, error) from error
+        parent, _, attribute = module.rpartition(".")
+        if missing == module and parent and hasattr(sys.modules.get(parent), attribute):
+            return  # proj.app: an attribute, named with a dot
+        raise _not_found(name, f"there is no module named {missing!r}. Run the command from the folder that contains it") from error
     except Exception as error:
         raise _broken_import(name, error) from error
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether the error comes from looking the app up, not from the user's module."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return last is not None and "compat_celery" in last.tb_frame.f_globals.get("__name__", "")
+def _not_found(name: str, why: str) -> Failure:
+    return Failure(
+        f"Unable to load the application {name!r}: {why}. Name the module that holds your Celery app, and the attribute after a "
+        "colon if it is not called 'app' or 'celery': -A proj.module:attribute"
+    )
 
 
 def _broken_import(name: str, error: BaseException) -> Failure:
     return Failure(
         f"Unable to load the application {name!r}: importing it raised {type(error).__name__}: {error}",
-        details="".join(traceback.format_exception(error)).rstrip(),
+        details=_users_traceback(error),
     )
+
+
+def _users_traceback(error: BaseException) -> str:
+    """The traceback from where the user's code begins: what imports it is ours and Python's, and tells nothing."""
+    trace = error.__traceback__
+    while trace is not None and _is_machinery(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    shown = error.with_traceback(trace or error.__traceback__)
+    return "".join(traceback.format_exception(shown, chain=error.__cause__ is not None)).rstrip()
+
+
+def _is_machinery(filename: str) -> bool:
+    ours = str(Path(__file__).parent.parent)
+    return filename.startswith((ours, "<frozen")) or filename == importlib.__file__
 
 
 def import_modules(app: Any) -> None:
@@ -141,21 +154,16 @@ def import_modules(app: Any) -> None:
     except Exception as error:
         raise Failure(
             f"Unable to import the task modules of {app.main or 'the application'}: {type(error).__name__}: {error}",
-            details="".join(traceback.format_exception(error)).rstrip(),
+            details=_users_traceback(error),
         ) from error
 
 
-def as_failure(error: JumpstarterError) -> Failure:
-    """An error of ours as the end of a command."""
-    return Failure(str(error))
-
-
-class CommaSeparatedList(click.ParamType):
+class CommaSeparatedList(click.ParamType[Any]):
     """``a,b,c``."""
 
     name = "comma separated list"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ARG002 - click's signature
         if isinstance(value, str):
             return [item.strip() for item in value.split(",") if item.strip()]
         return list(value)

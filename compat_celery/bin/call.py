@@ -12,7 +12,7 @@ from compat_celery.bin.base import CLIContext, CommaSeparatedList, Failure, impo
 __all__ = ("call", "purge", "result")
 
 
-class JsonValue(click.ParamType):
+class JsonValue(click.ParamType[Any]):
     """A value written as JSON."""
 
     name = "json"
@@ -41,7 +41,7 @@ class JsonValue(click.ParamType):
 @click.option("--queue", help="Queue instead of the routed one.")
 @click.option("--priority", type=int, help="0 to 9.")
 @pass_context
-def call(context: CLIContext, name: str, args: list[Any], kwargs: dict[str, Any], **options: Any) -> None:
+def call(context: CLIContext, /, name: str, args: list[Any], kwargs: dict[str, Any], **options: Any) -> None:
     """Call a task by its name and print its id."""
     app = context.app()
     given = {option: value for option, value in options.items() if value is not None}
@@ -52,7 +52,7 @@ def call(context: CLIContext, name: str, args: list[Any], kwargs: dict[str, Any]
 @click.argument("task_id")
 @click.option("--traceback", is_flag=True, help="Show the traceback instead.")
 @pass_context
-def result(context: CLIContext, task_id: str, traceback: bool) -> None:
+def result(context: CLIContext, /, task_id: str, traceback: bool) -> None:
     """Print the result of the task with this id; wait for it."""
     found = context.app().AsyncResult(task_id)
     click.echo(found.traceback if traceback else found.get(propagate=False))
@@ -62,7 +62,7 @@ def result(context: CLIContext, task_id: str, traceback: bool) -> None:
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("-Q", "--queues", type=CommaSeparatedList(), help="These queues; the app's own if not given.")
 @pass_context
-def purge(context: CLIContext, force: bool, queues: list[str] | None) -> None:
+def purge(context: CLIContext, /, force: bool, queues: list[str] | None) -> None:
     """Drop all that waits in the queues. What workers have claimed stays theirs."""
     from compat_celery.apps.worker import queues_of  # noqa: PLC0415 - the alias comes first
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
-from compat_celery.bin.base import CLIContext, CommaSeparatedList, Failure, as_failure, import_modules, pass_context
+from compat_celery.bin.base import CLIContext, CommaSeparatedList, Failure, import_modules, pass_context
+from compat_celery.exceptions import ImproperlyConfigured
 from jumpstarter.errors import JumpstarterError
 
 __all__ = ("POOL_NAMES", "worker")
@@ -27,7 +29,7 @@ POOL_NAMES = {
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
-class PoolName(click.ParamType):
+class PoolName(click.ParamType[Any]):
     """A pool by any of its names."""
 
     name = "pool"
@@ -70,6 +72,7 @@ class PoolName(click.ParamType):
 @pass_context
 def worker(
     context: CLIContext,
+    /,
     hostname: str | None,
     loglevel: str,
     logfile: str | None,
@@ -108,8 +111,8 @@ def worker(
         )
         import_modules(app)
         return node.start()
-    except JumpstarterError as error:
-        raise as_failure(error) from error
+    except (JumpstarterError, ImproperlyConfigured) as error:
+        raise Failure(str(error)) from error
 
 
 def _note_without_effect(accepted: dict[str, Any]) -> None:
@@ -131,7 +134,7 @@ def write_pidfile(path: str) -> None:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         _check_stale(path)
-        os.unlink(path)
+        Path(path).unlink()
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     with os.fdopen(descriptor, "w") as file:
         file.write(f"{os.getpid()}\n")
@@ -139,11 +142,9 @@ def write_pidfile(path: str) -> None:
 
 def _check_stale(path: str) -> None:
     try:
-        with open(path) as file:
-            pid = int(file.read().strip())
-        os.kill(pid, 0)
+        os.kill(int(Path(path).read_text().strip()), 0)
     except (ValueError, ProcessLookupError):
         return
     except PermissionError:
         pass
-    raise Failure(f"the pidfile {path} names process {pid}, which runs: another worker uses it. Choose another --pidfile.")
+    raise Failure(f"the pidfile {path} names a process that runs: another worker uses it. Choose another --pidfile.")

@@ -59,7 +59,7 @@ class AttributeDictMixin:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {k!r}") from None
 
     def __setattr__(self, key: str, value: Any) -> None:
-        self[key] = value  # type: ignore[index] # as above
+        self[key] = value
 
 
 class AttributeDict(dict[Any, Any], AttributeDictMixin):

@@ -127,7 +127,7 @@ def uniq(it: Iterable[T]) -> Iterator[T]:
 def lookahead(it: Iterable[T]) -> Iterator[tuple[T, T | None]]:
     """Each item with the one that follows it; None follows the last."""
     items = list(it)
-    return zip_longest(items, items[1:])  # type: ignore[return-value] # the first of the two is the longer
+    return zip_longest(items, items[1:])
 
 
 def regen(it: Iterable[Any]) -> Any:
@@ -206,7 +206,7 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
     def __eq__(self, other: object) -> bool:
         return self.data == (other.data if isinstance(other, _regen) else other)
 
-    __hash__ = None  # type: ignore[assignment] # lists are unhashable
+    __hash__ = None
 
     def __add__(self, other: Any) -> Any:
         return self.data + list(other)
@@ -215,7 +215,7 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
         return list(other) + self.data
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(self.data)
+        return iter(self.data[::-1])
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.data[index] = value

@@ -160,7 +160,7 @@ class LoggingProxy:
         self._thread = threading.local()
         for handler in logger.handlers:
             # A handler reports its own errors on sys.stderr, which may be this very object.
-            handler.handleError = _report_on_real_stderr  # type: ignore[method-assign] # of this instance only
+            handler.handleError = _report_on_real_stderr  # type: ignore[method-assign, assignment] # of this instance only
 
     def write(self, data: Any) -> int:
         """Log the text; answers how much of it was logged."""

@@ -53,7 +53,7 @@ class FallbackContext:
     def __exit__(self, *exc_info: object) -> Any:
         return None if self._context is None else self._context.__exit__(*exc_info)
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 class getitem_property:  # noqa: N801 - Celery's public name

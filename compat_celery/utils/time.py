@@ -149,7 +149,7 @@ timezone = _Zone()
 
 def maybe_timedelta(delta: Any) -> Any:
     """Seconds as a timedelta; anything but a number is given back."""
-    return timedelta(seconds=delta) if isinstance(delta, numbers.Real) else delta
+    return timedelta(seconds=float(delta)) if isinstance(delta, numbers.Real) else delta
 
 
 def delta_resolution(dt: datetime, delta: timedelta) -> datetime:
@@ -371,4 +371,4 @@ def get_exponential_backoff_interval(factor: int, retries: int, maximum: int, fu
     countdown = min(maximum, factor * 2**doublings)
     if full_jitter:
         countdown = random.randrange(max(countdown, 0) + 1)  # noqa: S311 - spreading load needs no cryptography
-    return max(0, countdown)
+    return max(0, int(countdown))

@@ -31,8 +31,7 @@ class CeleryApplication:
     """The port's :class:`~jumpstarter.abc.application.Application` over a Celery app."""
 
     def __init__(self, app: Any, hostname: str) -> None:
-        """
-        :param app: a Celery app; it is finalized here, so all its modules must be imported.
+        """:param app: a Celery app; it is finalized here, so all its modules must be imported.
         :param hostname: the node's name, ``celery@host``, for ``request.hostname``.
         """
         app.finalize()

@@ -69,7 +69,7 @@ class Host:
         #: Restarts in a row, none of which was followed by a good while of being started.
         self.restarts = 0
         self.threads: dict[str, DedicatedThread] = {}
-        self.publisher = Publisher(name, type(actor).__name__)
+        self.publisher = Publisher(name, type(actor).__name__, plan.chart)
         self.activities = Activities(self)
         self.phases = Phases(self, plan.resources)
         self._instance = plan.chart.instance(actor)

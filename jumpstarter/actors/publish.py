@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from jumpstarter.clock import SYSTEM_CLOCK
-from jumpstarter.states import Step
+from jumpstarter.states import Chart, Step
 from jumpstarter.telemetry.bus import StateTransition, bus
 
 _WARNINGS = frozenset({"degraded", "failed", "backing_off", "restarting", "lost", "missing"})
@@ -25,15 +25,19 @@ class Publisher:
     :ivar kind: its class.
     """
 
-    __slots__ = ("_entered", "_kind", "_machine")
+    __slots__ = ("_chart", "_entered", "_kind", "_machine")
 
-    def __init__(self, machine: str, kind: str) -> None:
+    def __init__(self, machine: str, kind: str, chart: Chart) -> None:
         self._machine = machine
         self._kind = kind
+        self._chart = chart
         self._entered: dict[str, float] = {}
 
     def step(self, step: Step, active: tuple[str, ...], detail: str = "") -> None:
-        """One event per transition, with the seconds that were spent in the state it left. ``active``: what the step led to."""
+        """One event per transition, with the seconds that were spent in the state it left, and one per region that began.
+
+        :param active: what the step led to.
+        """
         if not bus.active:
             if self._entered:
                 self._entered.clear()  # stale once a step is missed
@@ -44,11 +48,21 @@ class Publisher:
             since = self._entered.get(transition.source)
             attributes = {} if since is None else {"duration": monotonic - since}
             self._emit(transition.region, transition.source, target, transition.trigger, now, detail, attributes)
+        self._initial_states(step, active, now, detail)
         for state in step.exited:
             self._entered.pop(state, None)
         for state in step.entered:
             if state in active:  # it may have been left again in the same step
                 self._entered[state] = monotonic
+
+    def _initial_states(self, step: Step, active: tuple[str, ...], now: float, detail: str) -> None:
+        """The states that were entered with a state around them, not by a transition of their own: where each region begins. One that
+        an eventless transition left at once is named by that transition."""
+        named = {transition.target for transition in step.transitions}
+        trigger = step.transitions[-1].trigger if step.transitions else ""
+        for state in step.entered:
+            if state in active and state not in named and not self._chart.children(state):
+                self._emit(self._chart.region(state), "", state, trigger, now, detail, {})
 
     def resource(
         self, name: str, source: str, target: str, *, duration: float | None = None, error: BaseException | None = None

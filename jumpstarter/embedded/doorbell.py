@@ -171,7 +171,7 @@ class Doorbell:
             if left <= 0:
                 return None
             if pause:
-                ear.sleep(min(pause, left), None)
+                time.sleep(min(pause, left))  # not on the ear: it would swallow a poke that came after our look
             self._hear(ear, left)
             quiet = time.monotonic() - began > _QUIET
             pause = 0.0 if quiet else min(_LONGEST_PAUSE, pause * 2 or 0.0005)

@@ -71,7 +71,9 @@ def leaf(path: str) -> str:
 
 
 def span_name(event: StateTransition) -> str | None:
-    """The name of the span of a transition; None for a transition of the machine's work, which makes none."""
+    """The name of the span of a transition; None for the machine's work and for the entry of an initial state, which make none."""
+    if event.source == "":
+        return None
     if event.region.startswith(RESOURCES):
         verb = _RESOURCE_VERBS.get(event.source)
         return f"{verb} {event.region.removeprefix(RESOURCES)}" if verb else None

@@ -355,6 +355,23 @@ def test_a_message_that_was_not_started_goes_back_byte_for_byte(broker, client):
     assert client.lrange("q", 0, -1) == [raw]
 
 
+def test_a_worker_that_comes_back_while_it_is_reaped_keeps_its_claims(broker, redis_server, client):
+    class Interrupted(RedisBroker):
+        """Looks at the claims, and before it moves them their owner is back."""
+
+        def _claims_of(self, incarnation):
+            claims = super()._claims_of(incarnation)
+            broker.renew([incarnation], LEASE)
+            return claims
+
+    broker.publish([envelope()])
+    (delivery,) = claim(broker)
+    client.zadd("jumpstarter.leases", {"a": 1.0})
+    with Interrupted(redis_server.url) as reaper:
+        assert reaper.reap().returned == 0
+    assert broker.settle([settlement(delivery)], incarnation="a") == [True]
+
+
 # Networks
 
 
@@ -510,18 +527,17 @@ def test_a_server_that_has_no_memory_left_is_unavailable_and_loses_nothing():
         assert broker.depth("q") == 5
 
 
-def test_missing_rights_in_the_middle_of_a_claim_lose_nothing(redis_server, client):
-    client.acl_setuser("limited", enabled=True, passwords=["+secret"], keys=["q*", "jumpstarter.*"], commands=["+@all"])
-    try:
-        with RedisBroker(f"redis://limited:secret@127.0.0.1:{redis_server.port}/0") as broker:
-            broker.publish([envelope(b"%d" % number, priority=number) for number in range(4)])
-            before = lists(client)
-            with pytest.raises(BrokerError, match=r"(?i)permission|ACL"):
-                claim(broker)
-            assert lists(client) == before
-            assert client.hlen("jumpstarter.claims.a") == 0
-    finally:
-        client.acl_deluser("limited")
+@pytest.mark.parametrize("key", ["unacked", "unacked_index", "jumpstarter.claims.a"])
+def test_a_claim_that_cannot_be_recorded_puts_everything_back(broker, client, key):
+    broker.publish([envelope(b"%d" % number, priority=number % 4 * 3) for number in range(12)])
+    before = lists(client)
+    client.set(key, "something else")
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        claim(broker, 7)
+    assert lists(client) == before
+    client.delete(key)
+    assert set(client.scan_iter("*claims*")) | set(client.scan_iter("unacked*")) == set()
+    assert len(claim(broker)) == 12
 
 
 def test_a_user_who_may_not_unblock_clients_can_wait_all_the_same(redis_server, client):
@@ -539,6 +555,38 @@ def test_a_user_who_may_not_unblock_clients_can_wait_all_the_same(redis_server, 
                 assert broker.settle([settlement(delivery)], incarnation="a") == [True]
     finally:
         client.acl_deluser("plain")
+
+
+def test_the_rights_that_the_documentation_names_are_enough(redis_server, client):
+    rights = ["+@read", "+@write", "+@scripting", "+@connection", "+@transaction", "+@pubsub", "+info", "+time"]
+    keys = ["q*", "r*", "unacked*", "_kombu.*", "jumpstarter.*", "celery-task-meta-*"]
+    client.acl_setuser("worker", enabled=True, passwords=["+secret"], keys=keys, channels=["celery-task-meta-*"], commands=rights)
+    url = f"redis://worker:secret@127.0.0.1:{redis_server.port}/0"
+    try:
+        with RedisBroker(url) as broker, RedisResults(url) as results:
+            broker.ping()
+            broker.durability_warnings()
+            broker.bind("q", exchange="news", routing_key="q")
+            broker.publish([*(envelope(b"%d" % number) for number in range(4)), envelope(due=time.time() + 60)])
+            assert broker.wait(["q"], PATIENCE, incarnation="a") is True
+            one, two, three, four = claim(broker)
+            document = [Document("celery-task-meta-1", b"{}", 60)]
+            batch = [
+                settlement(one, publish=[envelope(queue="r")], writes=results.writes(document)),
+                settlement(two, REQUEUE),
+                settlement(three, Park(time.time() + 60)),
+                settlement(four, Quarantine("why")),
+            ]
+            assert broker.settle(batch, incarnation="a") == [True] * 4
+            assert results.wait(["celery-task-meta-1"], 5) == {"celery-task-meta-1": b"{}"}
+            claim(broker)
+            broker.renew(["a"], LEASE)
+            assert len(broker.held("a")) == 1
+            assert broker.release("a", counted=True) == 1
+            broker.reap()
+            assert broker.purge("q") == 1
+    finally:
+        client.acl_deluser("worker")
 
 
 @pytest.fixture(scope="module")

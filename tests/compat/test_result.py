@@ -324,9 +324,9 @@ def test_children_are_results(app, backend):
     assert dict(result.graph.items()) == {result: [child], child: []}
 
 
-def test_collecting_what_is_not_ready_is_an_incomplete_stream(app):
+def test_the_tree_of_what_is_not_ready_is_an_incomplete_stream(app):
     with pytest.raises(IncompleteStream):
-        list(new(app).collect())
+        list(new(app).iterdeps())
 
 
 def test_results_are_equal_by_id_and_can_be_copied(app):

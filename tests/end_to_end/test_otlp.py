@@ -117,12 +117,12 @@ def test_every_transition_says_which_machine_went_from_where_to_where_and_why(co
 
 
 def test_no_transition_is_missing(collector: Collector) -> None:
-    """In each region of each machine a transition begins where the last one ended."""
+    """In each region of each machine a transition begins where the last one ended: in that state, or in one around it."""
     ended: dict[tuple[str, str], str] = {}
     for log in collector.transitions:
         where = (fact(log, "machine"), fact(log, "region"))
         if fact(log, "from") and where in ended:
-            assert fact(log, "from") == ended[where], log
+            assert f"{ended[where]}.".startswith(f"{fact(log, 'from')}."), log
         ended[where] = fact(log, "to")
 
 

@@ -20,7 +20,8 @@ DAY = """
             ("started.health", "started.health.healthy", "started.health.degraded", "warn", "warning", {"source": "redis"}),
             ("started.polling", "started.polling.polling", "started.polling.suspended", "", "info", {"duration": 2}),
             ("", "started", "stopping", "fail", "error", {"duration": 4}),
-            ("", "stopping", "crashed", "", "error", {}),
+            ("", "", "stopping.draining", "", "error", {}),
+            ("", "stopping.draining", "crashed", "", "error", {}),
         ]
         for second, (region, source, target, trigger, severity, attributes) in enumerate(steps, start=1_000_000):
             bus.emit(StateTransition(
@@ -50,7 +51,8 @@ def test_every_transition_is_a_log_event_with_what_happened_where(day: Collector
         ("WARN", *who, "started.health", "started.health.healthy", "started.health.degraded", "warn"),
         ("INFO", *who, "started.polling", "started.polling.polling", "started.polling.suspended", ""),
         ("ERROR", *who, "", "started", "stopping", "fail"),
-        ("ERROR", *who, "", "stopping", "crashed", ""),
+        ("ERROR", *who, "", "", "stopping.draining", ""),
+        ("ERROR", *who, "", "stopping.draining", "crashed", ""),
     ]
     assert day.transitions[4].attributes["jumpstarter.source"] == "redis"
     assert [log.body for log in day.transitions][:1] + [log.body for log in day.transitions][-1:] == [
@@ -61,9 +63,10 @@ def test_every_transition_is_a_log_event_with_what_happened_where(day: Collector
 
 def test_a_start_and_a_stop_are_one_trace_each_and_a_health_change_is_its_own(day: Collector) -> None:
     spans = {span.name: span for span in day.spans}
+    assert len(spans) == len(day.spans)
     start, stop, health = spans["start Worker"], spans["stop Worker"], spans["Worker started.health.degraded"]
     assert (start.start, start.end) == (1_000_000, 1_000_002)
-    assert (stop.start, stop.end, stop.is_error) == (1_000_006, 1_000_007, True)
+    assert (stop.start, stop.end, stop.is_error) == (1_000_006, 1_000_008, True)
     assert {name for name, span in spans.items() if span.parent_id == start.span_id} == {
         "Worker starting.resources",
         "acquire db",
@@ -110,7 +113,7 @@ def test_log_events_of_a_start_belong_to_its_trace(day: Collector) -> None:
 def test_transitions_are_counted_and_states_are_timed_without_the_machines_name(day: Collector) -> None:
     last = {(point.name, *sorted(point.attributes.items())): point for point in day.points}
     transitions = [point for point in last.values() if point.name == "jumpstarter.actor.transitions"]
-    assert sum(point.value for point in transitions) == 8
+    assert sum(point.value for point in transitions) == 9
     durations = {
         point.attributes["jumpstarter.state"] for point in last.values() if point.name == "jumpstarter.actor.state.duration"
     }

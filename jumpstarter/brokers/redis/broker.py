@@ -207,12 +207,13 @@ class RedisBroker(Broker):
             except LinkDown as error:
                 raise self._links.down(error) from error
             epoch, refused, *batches = self._links.check(reply)
+            sources = [(keys.queue, source) for keys in order for source in keys.lists]
+            deliveries = self._deliveries(f"{incarnation}.{epoch}.", epoch, batches, sources)
             claimant.doubtful = False
             claimant.epoch = epoch or claimant.epoch
-        sources = [(keys.queue, source) for keys in order for source in keys.lists]
         for number in refused:
             self._complain(*sources[number - 1])
-        return self._deliveries(f"{incarnation}.{epoch}.", epoch, batches, sources)
+        return deliveries
 
     def _claim(self, claimant: _Claimant, order: Sequence[layout.QueueKeys], limit: int, incarnation: str, lease: float) -> Any:
         keys = self._keys
@@ -220,20 +221,13 @@ class RedisBroker(Broker):
         sources = [source for queue in order for source in queue.lists]
         place = {source: number for number, source in enumerate(sources, 1)}
         aside = [source for source in waiter.suspects() if source in place] if waiter else []
-        # Until the answer is read, whatever ends this call: a lost connection, or an exception that a signal raises in this thread.
+        # Until the answer is understood: a lost connection may end this call, or an exception that a signal raises in this thread.
         known, claimant.doubtful = claimant.epoch if claimant.doubtful else "", True
         *ended, reply = self._links.run_script(
             CLAIM,
             [
-                *(
-                    keys.parked,
-                    keys.epoch,
-                    keys.leases,
-                    keys.claims(incarnation),
-                    keys.calls(incarnation),
-                    keys.unacked,
-                    keys.unacked_index,
-                ),
+                *(keys.parked, keys.epoch, keys.leases, keys.claims(incarnation), keys.calls(incarnation)),
+                *(keys.unacked, keys.unacked_index),
                 *sources,
                 *(keys.wait_list(incarnation, source) for source in aside),
             ],
