@@ -29,7 +29,7 @@ from vine import Thenable, barrier, promise
 
 from compat_celery import _state, states
 from compat_celery._names import celery_named
-from compat_celery._state import current_app
+from compat_celery._state import _set_task_join_will_block, current_app, task_join_will_block
 from compat_celery.exceptions import ImproperlyConfigured, IncompleteStream, TaskRevokedError, TimeoutError  # noqa: A004 - Celery's name
 from compat_celery.utils.graph import DependencyGraph, GraphFormatter
 
@@ -65,18 +65,18 @@ Callback = Callable[..., Any]
 
 def assert_will_not_block() -> None:
     """:raises RuntimeError: this is a task, and a task must not wait for another one."""
-    if _state.task_join_will_block():
+    if task_join_will_block():
         raise RuntimeError(E_WOULDBLOCK)
 
 
 @contextmanager
 def _join_will_block(blocks: bool) -> Iterator[None]:
-    before = _state.task_join_will_block()
-    _state._set_task_join_will_block(blocks)
+    before = task_join_will_block()
+    _set_task_join_will_block(blocks)
     try:
         yield
     finally:
-        _state._set_task_join_will_block(before)
+        _set_task_join_will_block(before)
 
 
 def allow_join_result() -> Any:

@@ -77,7 +77,7 @@ class BaseSchedule:
     @property
     def app(self) -> Celery:
         """Whose settings count."""
-        return self._app or current_app._get_current_object()  # type: ignore[no-any-return] # the proxy's app
+        return self._app or current_app._get_current_object()
 
     @app.setter
     def app(self, app: Celery) -> None:
@@ -153,7 +153,7 @@ class schedule(BaseSchedule):  # noqa: N801 - Celery's public name
     def __eq__(self, other: object) -> bool:
         return bool(self.run_every == (other.run_every if isinstance(other, schedule) else other))
 
-    __hash__ = None  # type: ignore[assignment] # its fields may be changed
+    __hash__ = None
 
     def __reduce__(self) -> Any:
         return type(self), (self.run_every, self.relative, self.nowfun)
@@ -245,7 +245,7 @@ def _number_of_name(name: str) -> int:
 
 
 #: The longest that a month can be.
-DAYS_IN_MONTH = {month: 29 if month == 2 else 30 if month in {4, 6, 9, 11} else 31 for month in range(1, 13)}  # noqa: PLR2004 - February
+DAYS_IN_MONTH = {month: 29 if month == 2 else 30 if month in {4, 6, 9, 11} else 31 for month in range(1, 13)}
 
 #: Years after which a crontab that never matched is given up: a 29 February on a certain weekday comes at least every 40 years.
 HORIZON = 41
@@ -282,7 +282,8 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's public name
         self.month_of_year = self._expand_cronspec(month_of_year, 12, 1)
         if all(day > DAYS_IN_MONTH[month] for month in self.month_of_year for day in self.day_of_month):
             raise ValueError(
-                f"Invalid crontab: day_of_month {self._orig_day_of_month!r} never occurs in month_of_year {self._orig_month_of_year!r}."
+                f"Invalid crontab: day_of_month {self._orig_day_of_month!r} never occurs in "
+                f"month_of_year {self._orig_month_of_year!r}."
             )
         super().__init__(**kwargs)
 
@@ -290,8 +291,10 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's public name
     def from_string(cls, crontab: str) -> Self:
         """From a line of a crontab: minute, hour, day of month, month, day of week."""
         fields = crontab.split()
-        if len(fields) != 5:  # noqa: PLR2004 - as cron has them
-            raise ValueError(f"a crontab has five fields (minute, hour, day of month, month, day of week), not {len(fields)}: {crontab!r}")
+        if len(fields) != 5:
+            raise ValueError(
+                f"a crontab has five fields (minute, hour, day of month, month, day of week), not {len(fields)}: {crontab!r}"
+            )
         minute, hour, day_of_month, month_of_year, day_of_week = fields
         return cls(minute, hour, day_of_week, day_of_month, month_of_year)
 
@@ -308,7 +311,8 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's public name
                 values = set(cronspec)
             case _:
                 raise TypeError(
-                    f"Argument cronspec needs to be of any of the following types: int, str, or an iterable type. {type(cronspec)!r} was given."
+                    "Argument cronspec needs to be of any of the following types: int, str, or an iterable type. "
+                    f"{type(cronspec)!r} was given."
                 )
         for number in values:
             if not min_ <= number < max_ + min_:
@@ -403,7 +407,7 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's public name
         fields = ("month_of_year", "day_of_month", "day_of_week", "hour", "minute")
         return all(getattr(self, field) == getattr(other, field) for field in fields) and bool(super().__eq__(other))
 
-    __hash__ = None  # type: ignore[assignment] # its fields may be changed
+    __hash__ = None
 
 
 def cronfield(s: Any) -> Any:
@@ -446,7 +450,7 @@ SOLAR_EVENTS = {
 class solar(BaseSchedule):  # noqa: N801 - Celery's public name
     """When the sun does something at a place. Needs the package ephem.
 
-    :param event: ``sunrise``, ``solar_noon``, ``sunset``, or ``dawn_`` and ``dusk_`` with ``civil``, ``nautical``, ``astronomical``.
+    :param event: ``sunrise``, ``solar_noon``, ``sunset``, or ``dawn_`` or ``dusk_`` with ``civil``, ``nautical``/``astronomical``.
     :param lat: latitude, -90 to 90.
     :param lon: longitude, -180 to 180.
     :raises ImproperlyConfigured: ephem is not installed.
@@ -463,9 +467,9 @@ class solar(BaseSchedule):  # noqa: N801 - Celery's public name
         super().__init__(**kwargs)
         if event not in SOLAR_EVENTS:
             raise ValueError(f'Argument event "{event}" is invalid, must be one of {", ".join(sorted(SOLAR_EVENTS))}.')
-        if not -90 <= lat <= 90:  # noqa: PLR2004 - the poles
+        if not -90 <= lat <= 90:
             raise ValueError(f"Argument latitude {lat} is invalid, must be between -90 and 90.")
-        if not -180 <= lon <= 180:  # noqa: PLR2004 - the antimeridian
+        if not -180 <= lon <= 180:
             raise ValueError(f"Argument longitude {lon} is invalid, must be between -180 and 180.")
         self.event = event
         self.lat = lat
@@ -510,4 +514,4 @@ class solar(BaseSchedule):  # noqa: N801 - Celery's public name
             return NotImplemented
         return (other.event, other.lat, other.lon) == (self.event, self.lat, self.lon)
 
-    __hash__ = None  # type: ignore[assignment] # its fields may be changed
+    __hash__ = None

@@ -145,6 +145,8 @@ def _tcp_address(scheme: str, parts: Any, query: dict[str, str], ssl: bool | Map
     options = _credentials(parts) | _query_options(query, secure=secure)
     if secure:
         options |= _tls_options(ssl if isinstance(ssl, Mapping) else {})
+        # Before version 6, redis-py does not look at the host's name unless it is told to.
+        options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     shown = f"[{host}]" if ":" in host else host
     return Address(
         server=f"{'rediss' if secure else 'redis'}://{shown.lower()}:{port}/{database}",
@@ -218,8 +220,6 @@ def _tls_options(given: Mapping[str, Any]) -> dict[str, Any]:
         if rule is None:
             raise ConfigurationError(f"ssl_cert_reqs is {options['ssl_cert_reqs']!r}: it must be required, optional or none")
         options["ssl_cert_reqs"] = rule
-        if rule == "none":
-            options.setdefault("ssl_check_hostname", False)
     if isinstance(options.get("ssl_check_hostname"), str):
         options["ssl_check_hostname"] = options["ssl_check_hostname"].lower() not in ("false", "0", "no")
     return options

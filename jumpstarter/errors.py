@@ -113,7 +113,9 @@ class UnhandledEvent(ChartError):
     """
 
     def __init__(self, chart: str, event: str, active: tuple[str, ...]) -> None:
-        super().__init__(f"{chart}: event {event!r} means nothing in {', '.join(active)}. Ask `can` first, or let the state ignore it.")
+        super().__init__(
+            f"{chart}: event {event!r} means nothing in {', '.join(active)}. Ask `can` first, or let the state ignore it."
+        )
         self.chart = chart
         self.event = event
         self.active = active

@@ -57,7 +57,7 @@ class Screen:
         if "DEBUG" not in line:
             if "→" in line or is_ready(line) or "WARNING" in line or "ERROR" in line:
                 say(f"worker │ {told(line)}")
-        elif "→" in line and " resources." not in line:
+        elif "→ started." in line and "· →" not in line:
             self._work += 1
             if self._work <= WORK_LINES:
                 say(f"worker │ {told(line)}")

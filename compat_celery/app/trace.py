@@ -155,6 +155,8 @@ class Tracer:
         self._monotonic = monotonic
         self._publishes = not eager or getattr(task, "store_eager_result", False)
         self._tracks_start = not eager and (task.track_started and not task.ignore_result)
+        #: Whether the task is a coroutine function.
+        self.is_coroutine = bool(getattr(task, "is_coroutine", False))
 
     def __call__(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run it in this thread."""
@@ -187,11 +189,6 @@ class Tracer:
             self._finish(run)
         return trace_ok_t(run.retval, run.info, run.runtime, run.retstr)
 
-    @property
-    def is_coroutine(self) -> bool:
-        """Whether the task is a coroutine function."""
-        return bool(getattr(self.task, "is_coroutine", False))
-
     # The steps, in order.
 
     def _begin(self, uuid: str, args: Any, kwargs: Any, request: Any) -> _Run:
@@ -218,9 +215,10 @@ class Tracer:
         task.before_start(run.uuid, run.args, run.kwargs)
 
     def _succeed(self, run: _Run, value: Any) -> None:
-        with deferred():
-            self._follow_up(run, value)
-            self._store_success(run, value)
+        if run.request.callbacks or run.request.chain:
+            with deferred():
+                self._follow_up(run, value)
+        self._store_success(run, value)
         run.retval, run.state = value, SUCCESS
         run.runtime = self._monotonic() - run.started
         task = self.task
@@ -235,8 +233,6 @@ class Tracer:
         task."""
         request = run.request
         callbacks, chain = request.callbacks, request.chain
-        if not callbacks and not chain:
-            return
         task, app = self.task, self.app
         root = request.root_id or run.uuid
         options: dict[str, Any] = {"parent_id": run.uuid, "root_id": root, "priority": self._inherited_priority(request)}

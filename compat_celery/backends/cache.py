@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from compat_celery._names import celery_named
 from compat_celery.backends.memory import MemoryBackend
 from compat_celery.exceptions import ImproperlyConfigured
+from jumpstarter.embedded.space import Space
 
-__all__ = ("CacheBackend",)
+__all__ = ("CacheBackend", "DummyClient")
+
+
+class DummyClient:
+    """The cache behind ``cache+memory://``, for tests that look into it: ``cache`` maps keys to what is stored."""
+
+    def __init__(self, url: str) -> None:
+        self.cache = Space.of(url).documents
 
 
 @celery_named
@@ -25,6 +34,11 @@ class CacheBackend(MemoryBackend):
                 "Use redis://… or sqlite:///… as result_backend."
             )
         super().__init__(app, url=url or "memory://", **kwargs)
+
+    @cached_property
+    def client(self) -> DummyClient:
+        """The cache itself."""
+        return DummyClient(self.url or "memory://")
 
     def as_uri(self, include_password: bool = False) -> str:  # noqa: ARG002 - as Backend
         """As it was configured."""

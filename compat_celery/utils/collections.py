@@ -30,9 +30,6 @@ __all__ = (
 )
 
 
-MISSING: Any = object()
-
-
 def force_mapping(m: Any) -> Any:
     """The mapping, or the object's attributes as one."""
     wrapped = getattr(type(m), "__module__", "") == "django.utils.functional" or type(m).__name__ == "LazySettings"
@@ -247,6 +244,7 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
 
     prefix: str | None
     _keys: tuple[Callable[[str], str], ...] | None
+    _known_names: dict[str, tuple[str, ...]]
 
     def __init__(
         self,
@@ -256,7 +254,7 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
         prefix: str | None = None,
     ) -> None:
         super().__init__(changes, *(defaults or []))
-        self.__dict__.update(prefix=f"{prefix.rstrip('_')}_" if prefix else prefix, _keys=keys)
+        self.__dict__.update(prefix=f"{prefix.rstrip('_')}_" if prefix else prefix, _keys=keys, _known_names={})
 
     def copy(self) -> ConfigurationView:
         """The same view with changes of its own."""
@@ -272,25 +270,28 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
         return tuple(dict.fromkeys((*names, *(rename(key) for rename in self._keys or ()))))
 
     def __getitem__(self, key: str) -> Any:
-        names = self._to_keys(key)
+        names = self._known_names.get(key)
+        if names is None:
+            names = self._known_names[key] = tuple(self._key(name) for name in self._to_keys(key))
         for mapping in self.maps:
-            # Settings are read for every publish, and most are found in the last of the maps.
-            plain = type(mapping) is dict
+            # Settings are read several times for every publish, and most are found in the last of the maps, which is a dict:
+            # asking costs a tenth of a KeyError that is caught.
+            if type(mapping) is dict:
+                for name in names:
+                    if name in mapping:
+                        return mapping[name]
+                continue
             for name in names:
-                if plain:
-                    value = mapping.get(self._key(name), MISSING)
-                    if value is not MISSING:
-                        return value
-                    continue
                 try:
-                    return mapping[self._key(name)]
+                    return mapping[name]
                 except KeyError:
                     continue
         try:
             return self.__missing__(key)
         except KeyError:
-            if self.prefix and len(names) > 1:
-                raise KeyError(f"Key not found: {names[1]!r} (with prefix: {names[0]!r})") from None
+            if self.prefix:
+                prefixed = self._to_keys(key)[0]
+                raise KeyError(f"Key not found: {key!r} (with prefix: {prefixed!r})") from None
             raise
 
     def first(self, *keys: str) -> Any:
@@ -304,7 +305,7 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
         """Become ``other`` in place, for those who hold a reference; who observes changes stays."""
         theirs = other.__dict__
         names = ("changes", "defaults", "key_t", "prefix", "_keys")
-        self.__dict__.update({name: theirs[name] for name in names}, maps=[theirs["changes"], *theirs["defaults"]])
+        self.__dict__.update({name: theirs[name] for name in names}, maps=[theirs["changes"], *theirs["defaults"]], _known_names={})
 
 
 @celery_named

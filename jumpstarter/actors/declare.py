@@ -62,6 +62,12 @@ class CheckSpec:
     severity: Severity
 
 
+@overload
+def task(method: Method, /) -> Method: ...
+@overload
+def task(
+    *, during: During = ..., on_leave: OnLeave = ..., restarts: int = ..., within: float = ..., retry: Backoff = ...
+) -> Callable[[Method], Method]: ...
 def task(
     method: Any = None,
     *,

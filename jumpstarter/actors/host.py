@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.abc import TaskStatus
 
 from jumpstarter.actors import lifecycle
 from jumpstarter.actors.activities import Activities, Activity
@@ -127,7 +128,7 @@ class Host:
         if not waiter.look(self.state, at_rest=at_rest and self.is_at_rest):
             self._waiters.append(waiter)
 
-    async def serve(self, *, until_stopped: bool) -> None:
+    async def serve(self, *, until_stopped: bool, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run the actor, until it has stopped or until :meth:`close`. To be cancelled at will: then it is stopped within its grace.
 
         :raises ActorError: it is served already.
@@ -135,7 +136,7 @@ class Host:
         if self.is_serving:
             raise ActorError(f"{self.name} is hosted already; one actor has one host")
         self._doorbell = Doorbell()
-        self._is_closing = False
+        task_status.started()
         over = anyio.Event()
         try:
             async with anyio.create_task_group() as outer:
@@ -153,7 +154,7 @@ class Host:
                     raise
         finally:
             self._doorbell = None
-            self._is_rung = False
+            self._is_rung = self._is_closing = False
             self._settle_accounts()
 
     def close(self) -> None:

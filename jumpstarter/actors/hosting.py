@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from jumpstarter.actors.activities import unwrapped
 from jumpstarter.actors.actor import Actor
@@ -43,8 +42,7 @@ class hosted(Generic[A]):  # noqa: N801 - used as a function: async with hosted(
     async def __aenter__(self) -> A:
         await self._task_group.__aenter__()
         try:
-            self._task_group.start_soon(partial(self._actor._host.serve, until_stopped=False))
-            await checkpoint()
+            await self._task_group.start(partial(self._actor._host.serve, until_stopped=False))
             await self._actor.start()
         except BaseException as error:
             # Left as a task group is left: what is cancelled or interrupted must find its way out through it.

@@ -56,8 +56,8 @@ class Publisher:
                 self._entered[state] = monotonic
 
     def _initial_states(self, step: Step, active: tuple[str, ...], now: float, detail: str) -> None:
-        """The states that were entered with a state around them, not by a transition of their own: where each region begins. One that
-        an eventless transition left at once is named by that transition."""
+        """The states that were entered with a state around them, not by a transition of their own: where each region begins. One
+        that an eventless transition left at once is named by that transition."""
         named = {transition.target for transition in step.transitions}
         trigger = step.transitions[-1].trigger if step.transitions else ""
         for state in step.entered:

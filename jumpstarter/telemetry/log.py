@@ -13,11 +13,15 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ER
 
 
 def level_of(event: StateTransition) -> int:
-    """A machine's life, health and flow, and whatever is a trouble, at their severity; its resources and its work, where a region begins
-    and the steps of a start or stop at DEBUG."""
-    is_life = (event.region == "" and "." not in event.target) or event.region.rpartition(".")[2] in ("health", "flow")
-    is_life = is_life and event.source != ""
-    return logging.DEBUG if not is_life and event.severity == "info" else _LEVELS[event.severity]
+    """A machine's life, health and flow, and whatever is a trouble, at their severity.
+
+    At DEBUG: its work, its resources, the single steps of a start or stop, and the entry of initial states.
+    """
+    if event.severity != "info":
+        return _LEVELS[event.severity]
+    is_life = event.region == "" and "." not in event.target
+    is_mood = event.region.rpartition(".")[2] in ("health", "flow")
+    return logging.INFO if event.source and (is_life or is_mood) else logging.DEBUG
 
 
 def line(event: StateTransition) -> str:

@@ -32,11 +32,12 @@ class Diary(list):
 
 @asynccontextmanager
 async def transitions(region=None):
-    """The transitions that are published meanwhile, as ``source → target`` of the last names; of one region or of all."""
+    """The transitions that are published meanwhile, as ``source → target`` of the last names; of one region or of all. Without the
+    states that are entered with a state around them."""
     seen = []
 
     def note(event):
-        if region is None or event.region == region:
+        if event.source and region in (None, event.region):
             seen.append(f"{event.source.rpartition('.')[2]} → {event.target.rpartition('.')[2]}")
 
     unsubscribe = bus.subscribe(note)

@@ -917,6 +917,14 @@ def test_any_bytes_become_a_delivery(raw):
     json.loads(layout.quarantine_record(raw, queue="q", reason="r", evidence={"pid": 1, "odd": object()}))
 
 
+@pytest.mark.parametrize("number", [2**63 - 1, 2**64 + 1, -(2**63) - 1, 10**40 + 1, 1.5, 1e300])
+def test_numbers_arrive_exactly(number):
+    for value in (number, [number], {"in": [{"deep": number}]}):
+        raw = layout.encode(envelope(headers={"n": value}))
+        assert layout.decode(raw, tag="a.1.1", queue="q", epoch=1).envelope.headers == {"n": value}
+        assert json.loads(layout.recount(raw))["headers"]["n"] == value
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -995,7 +1003,9 @@ def test_addresses_that_cannot_be_used_say_why(url, why):
 def test_tls_options_of_celery_are_understood():
     address = parse_address("redis://h", {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca.pem"})
     assert address.server == "rediss://h:6379/0"
-    assert address.options["ssl_cert_reqs"] == "required"
+    assert (address.options["ssl_cert_reqs"], address.options["ssl_check_hostname"]) == ("required", True)
+    assert parse_address("rediss://h?ssl_cert_reqs=none").options["ssl_check_hostname"] is False
+    assert parse_address("rediss://h?ssl_check_hostname=false").options["ssl_check_hostname"] is False
     with pytest.raises(ConfigurationError, match="ssl_wrong"):
         parse_address("rediss://h", {"ssl_wrong": 1})
 

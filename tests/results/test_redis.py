@@ -14,7 +14,7 @@ from jumpstarter.brokers.redis import RedisBroker
 from jumpstarter.errors import ConfigurationError, ResultsUnavailable
 from jumpstarter.jobs import ACK, Document, Envelope, Part, Settlement
 from jumpstarter.results import open_results
-from jumpstarter.results.redis import RedisResults
+from jumpstarter.results.redis import LOOK_EVERY, RedisResults
 from jumpstarter.testing.broker_kit import PATIENCE, background
 from jumpstarter.testing.results_kit import ResultsKit
 from tests.redis_server import FaultyProxy, RedisServer, ServerClock, redis_server, shared_redis
@@ -154,6 +154,21 @@ def test_a_wait_survives_the_loss_of_its_subscription(results, client):
             client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         RedisResults(results.url).put([Document("k", b"{}")])
         assert waiting.result(5) == {"k": b"{}"}
+
+
+def test_what_is_written_while_a_wait_begins_is_heard_at_once(redis_server, results):
+    class Interrupted(RedisResults):
+        """Somebody writes right after it has looked."""
+
+        def _present(self, channels):
+            found = super()._present(channels)
+            results.put([Document("k", b"{}")])
+            return found
+
+    with Interrupted(redis_server.url) as waiter:
+        began = time.monotonic()
+        assert waiter.wait(["k"], PATIENCE) == {"k": b"{}"}
+        assert time.monotonic() - began < LOOK_EVERY / 2
 
 
 def test_a_document_that_was_never_announced_is_found_within_a_second_or_two(results, client):

@@ -113,19 +113,27 @@ def test_a_child_that_was_forked_while_the_bus_was_locked_can_subscribe() -> Non
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_life_and_health_are_logged_at_their_severity_and_work_only_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
+def test_life_and_health_are_logged_at_their_severity_and_details_only_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
     bus = Bus()
     stop = log_transitions(bus)
     with caplog.at_level(logging.DEBUG, "jumpstarter.transitions"):
         bus.emit(transition(source="starting", target="started", trigger="ready"))
         bus.emit(transition(region="started.health", target="started.health.degraded", severity="warning", detail="no cache"))
         bus.emit(transition(region="started.polling", target="started.polling.waiting"))
+        bus.emit(transition(source="starting.resources", target="starting.tasks", trigger=""))
+        bus.emit(transition(region="started.health", source="", target="started.health.healthy", trigger=""))
+        bus.emit(transition(region="resources.db", source="acquiring", target="held", trigger=""))
+        bus.emit(transition(region="resources.db", source="held", target="lost", trigger="", severity="warning"))
     stop()
     bus.emit(transition())
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("INFO", "worker@host: starting → started (ready)"),
         ("WARNING", "worker@host: starting → started.health.degraded (ready): no cache"),
         ("DEBUG", "worker@host: starting → started.polling.waiting (ready)"),
+        ("DEBUG", "worker@host: starting.resources → starting.tasks"),
+        ("DEBUG", "worker@host: · → started.health.healthy"),
+        ("DEBUG", "worker@host resources.db: acquiring → held"),
+        ("WARNING", "worker@host resources.db: held → lost"),
     ]
 
 

@@ -40,7 +40,7 @@ def results(durable_url: str) -> Iterator[Results]:
 
 def die_once(path: str) -> int:
     """Kill the own process the first time, and answer the number of the attempt."""
-    with open(path, "a") as file:
+    with Path(path).open("a") as file:
         file.write(f"{os.getpid()}\n")
     attempts = len(Path(path).read_text().splitlines())
     if attempts == 1:
@@ -129,9 +129,7 @@ def test_a_cold_stop_returns_what_runs(start_node: StartNode, broker: Broker, re
     assert broker.depth("toys") == 1
 
 
-def test_a_child_that_cannot_start_fails_the_node_with_the_reason(
-    start_node: StartNode, broker: Broker, results: Results
-) -> None:
+def test_a_child_that_cannot_start_fails_the_node_with_the_reason(start_node: StartNode, broker: Broker, results: Results) -> None:
     class Broken(ToyApplication):
         def child_started(self) -> None:
             raise RuntimeError("no child of mine")

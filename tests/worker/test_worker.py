@@ -44,7 +44,8 @@ class Watch:
     def wait(self, *targets: str, timeout: float = 10.0) -> None:
         """Until these were entered in this order, other states in between."""
         with self._changed:
-            assert self._changed.wait_for(lambda: is_subsequence(targets, self.targets), timeout), f"{targets} not in {self.targets}"
+            came = self._changed.wait_for(lambda: is_subsequence(targets, self.targets), timeout)
+            assert came, f"{targets} not in {self.targets}"
 
 
 def is_subsequence(wanted: tuple[str, ...], seen: list[str]) -> bool:
@@ -217,9 +218,7 @@ def test_a_failing_health_check_stops_the_polling_until_it_passes(
     assert result_of(results, "sum") == 3
 
 
-def test_stopping_finishes_what_runs_and_gives_back_what_does_not(
-    start_node: StartNode, broker: Broker, results: Results
-) -> None:
+def test_stopping_finishes_what_runs_and_gives_back_what_does_not(start_node: StartNode, broker: Broker, results: Results) -> None:
     started, gate = threading.Event(), threading.Event()
 
     def hold() -> str:

@@ -26,13 +26,13 @@ class ToyHandler:
     def run(self, job: Job) -> Outcome:
         try:
             return self._succeeded(job, self.function(*self._arguments(job)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the user's error becomes the outcome
             return Outcome(job.delivery, job, "FAILURE", error=error, documents=[_document(job, "FAILURE", repr(error))])
 
     async def arun(self, job: Job) -> Outcome:
         try:
             return self._succeeded(job, await self.function(*self._arguments(job)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the user's error becomes the outcome
             return Outcome(job.delivery, job, "FAILURE", error=error, documents=[_document(job, "FAILURE", repr(error))])
 
     def _arguments(self, job: Job) -> list[Any]:
