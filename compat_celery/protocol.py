@@ -304,7 +304,7 @@ def decode(
     :raises ContentDisallowed: the content type is not accepted. Nothing was decompressed or decoded.
     :raises DecodeError: the bytes are not what the content type says.
     """
-    if accept is not None and content_type not in accept and content_type not in serialization.registry._trusted_content:
+    if accept is not None and content_type not in accept and content_type not in serialization.TRUSTED_CONTENT:
         _refuse(content_type)
     if compression:
         body = _decompress(body, compression)

@@ -393,7 +393,13 @@ class AsyncResult(ResultBase):
                 raise IncompleteStream
 
     def collect(self, intermediate: bool = False, **kwargs: Any) -> Iterator[tuple[Any, Any]]:
-        """Pairs of ``(result, value)``: of itself, its children, and so on; ``kwargs`` are those of ``get()``."""
+        """Pairs of ``(result, value)``: of itself, its children, and so on; ``kwargs`` are those of ``get()``.
+
+        For a task that sends a group of ten tasks, each of which has another one square its number, the squares are the leaves::
+
+            >>> [value for node, value in result.collect() if not node.children]
+            [0, 1, 4, 9, 16, 25, 36, 49, 64, 81]
+        """
         for _, node in self.iterdeps(intermediate=intermediate):
             yield node, node.get(**kwargs)
 
@@ -833,7 +839,8 @@ class ResultSet(ResultBase):
         return (meta for _, meta in self.backend.get_many({result.id for result in self.results}, max_iterations=1, **kwargs))
 
     def _failed_join_report(self) -> Iterator[Any]:
-        known = (result for result in self.results if result._cache is not None or result.backend.is_cached(result.id))
+        # Those that were not waited for are not asked either: that could take for ever.
+        known = (result for result in self.results if isinstance(result._cache, dict) or result.backend.is_cached(result.id))
         return (result for result in known if result.state in states.PROPAGATE_STATES)
 
     # What it belongs to, and as a value.

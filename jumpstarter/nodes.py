@@ -6,6 +6,7 @@ The only place that knows workers, executors and processes at once.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -36,6 +37,10 @@ from jumpstarter.worker.marks import Marks
 logger = logging.getLogger(__name__)
 
 ActorT = TypeVar("ActorT", bound=Actor)
+
+#: Seconds within which a signal that comes again is the same one: `timeout` and some supervisors send it to the process and to its
+#: group, and nobody who sees that a worker does not stop says so that soon.
+_ONE_SIGNAL = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,8 @@ def _node(setup: NodeSetup, marks: Marks, template: ForkTemplate) -> Node:
 def _child_main(setup: NodeSetup, marks: Marks, index: int, incarnation: str, channel: socket.socket) -> int:
     """The life of a child process, in its main thread."""
     options = setup.options
+    # What log formats show as %(processName)s.
+    multiprocessing.current_process().name = f"child-{index}"
     setup.application.child_started()
     telemetry = configure(_service(setup))
     link = Link(channel)
@@ -180,14 +187,16 @@ async def _host(setup: NodeSetup, make: Callable[[], ActorT], kill: Callable[[Ac
 
 async def _obey_signals(setup: NodeSetup, actor: ActorT, kill: Callable[[ActorT], None]) -> None:
     """SIGTERM and SIGINT: warm, finish what runs; the second of them, or SIGQUIT: cold, end the children now."""
-    is_warm = False
+    warm_since: float | None = None
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT) as signals:
         async for number in signals:
-            if is_warm or number == signal.SIGQUIT:
+            if warm_since is not None and number != signal.SIGQUIT and anyio.current_time() - warm_since < _ONE_SIGNAL:
+                continue
+            if warm_since is not None or number == signal.SIGQUIT:
                 logger.warning("cold shutdown: %s", signal.Signals(number).name)
                 kill(actor)
             else:
-                is_warm = True
+                warm_since = anyio.current_time()
                 logger.info("warm shutdown (%s): finishing what runs; repeat to end at once", signal.Signals(number).name)
                 setup.on_stopping(number)
                 actor.post("stop")

@@ -117,6 +117,8 @@ class Worker:
             logger.warning("purge: %d message(s) dropped", sum(broker.purge(queue) for queue in options.queues))
         if not self.quiet:
             self._say_hello(options, broker.url)
+        for warning in getattr(broker, "durability_warnings", list)():
+            logger.warning("%s", warning)
         return NodeSetup(
             application=application,
             broker=broker,

@@ -217,7 +217,7 @@ class Backend:
             return None
         if not self.supports_result_compression:
             warnings.warn(
-                f"The {type(self).__name__} result backend cannot store compressed results: result_compression has no effect.",
+                f"The {type(self).__name__} result backend cannot store compressed payloads: result_compression has no effect.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -389,14 +389,14 @@ class Backend:
         if isinstance(callback, group):
             info = self._handle_group_chord_error(group_callback=callback, backend=backend, exc=exc)
         else:
-            info = self._fail_body(callback, backend, exc)
+            info, exc = self._fail_body(callback, backend, exc)
         backend._fail_chain(callback.options.get("chain"), exc)
         # Celery leaves it at that, and a chord in whose header this one is waits for ever.
         for task in _reporting_tasks(callback):
             backend.on_chord_part_return(step_request(task), states.FAILURE, exc)
         return info
 
-    def _fail_body(self, body: Any, backend: Backend, exc: Any) -> ExceptionInfo:
+    def _fail_body(self, body: Any, backend: Backend, exc: Any) -> tuple[ExceptionInfo, Any]:
         task_id = body.id
         if not task_id:
             task_id = body.options["task_id"] = uuid()
@@ -405,7 +405,7 @@ class Backend:
             self._call_task_errbacks(request, exc, None)
         except Exception as errback_exc:  # noqa: BLE001 - whoever waits for the body learns of it
             exc = errback_exc
-        return backend.fail_from_current_stack(task_id, exc=exc)
+        return backend.fail_from_current_stack(task_id, exc=exc), exc
 
     def _handle_group_chord_error(self, group_callback: Any, backend: Backend, exc: Any = None) -> Any:
         """Every task of a body that is a group fails with what went wrong in the header, and its errbacks and the group's are
@@ -415,19 +415,27 @@ class Backend:
             frozen = group_callback.freeze()
             shared = maybe_list(group_callback.options.get("link_error")) or []
             own = dict(_result_errbacks(task, self.app) for task in group_callback.tasks)
+            names = {task.options.get("task_id"): task.task for task in group_callback.tasks}
             for result in frozen.results:
-                self._fail_member(backend, result.id, [*own.get(result.id, ()), *shared], cause)
+                name = getattr(result, "task", None) or names.get(result.id, "unknown")
+                self._fail_member(backend, result.id, name, [*own.get(result.id, ()), *shared], cause)
             if frozen.id:
                 backend.mark_as_failure(frozen.id, cause)
+            # After the failures are stored: whoever handles the revocation leaves a result that is final as it is.
+            self._revoke_body(frozen)
         except Exception:
             logger.exception("The failure of a chord's header could not be told to its body's tasks; told to the group only")
             return backend.fail_from_current_stack(group_callback.id, exc=exc)
         return None
 
-    def _fail_member(self, backend: Backend, task_id: str, errbacks: list[Any], cause: Any) -> None:
+    def _revoke_body(self, result: Any) -> None:
+        """Make sure that no task of a body that has failed is run: some of its messages may be under way."""
+        result.revoke()
+
+    def _fail_member(self, backend: Backend, task_id: str, name: str, errbacks: list[Any], cause: Any) -> None:
         once = [errback for position, errback in enumerate(errbacks) if errback not in errbacks[:position]]
         try:
-            backend._call_task_errbacks(_create_fake_task_request(task_id, once), cause, None)
+            backend._call_task_errbacks(_create_fake_task_request(task_id, once, name), cause, None)
         except Exception:
             logger.exception("Errbacks of task %s could not be called", task_id)
         try:
@@ -1149,9 +1157,9 @@ class BaseKeyValueStoreBackend(Backend):
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> Any:  # noqa: ARG002 - as Backend
         """Count a task of a chord's header; after the last one, join them and send the body."""
-        group_id = request.group
-        if not self.implements_incr or not group_id:
+        if not self.implements_incr or not request.group:
             return None
+        group_id = request.group
         body = maybe_signature(request.chord, app=self.app)
         try:
             deps = GroupResult.restore(group_id, backend=self)

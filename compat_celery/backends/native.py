@@ -214,11 +214,12 @@ class NativeBackend(KeyValueStoreBackend):
 
         :raises TimeoutError: after ``timeout`` seconds.
         """
-        self._ensure_not_eager()
-        for _task_id, meta in self._arrivals({result.id}, timeout, interval, on_interval):
-            if on_message is not None:
-                on_message(meta)
-            result._maybe_set_cache(meta)
+        meta = self.wait_for(result.id, timeout=timeout, interval=interval, on_interval=on_interval)
+        if not meta:
+            return None
+        if on_message is not None:
+            on_message(meta)
+        result._maybe_set_cache(meta)
         return result.maybe_throw(propagate=propagate, callback=callback)
 
     def wait_for(
@@ -325,6 +326,9 @@ class NativeBackend(KeyValueStoreBackend):
         if bodies is not None:
             run_body(self, request, bodies)
             self.results.close_join(part.join)
+
+    def _revoke_body(self, result: Any) -> None:
+        """Nothing to revoke: the messages of a group go out together or not at all."""
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:  # noqa: ARG002 - as Backend
         """Let a chord that is under way wait for one more part.

@@ -105,7 +105,7 @@ class DependencyGraph:
 
     def format(self, obj: Any) -> Any:
         """A node as the formatter shows it."""
-        return self.formatter.label(obj)
+        return self.formatter(obj) if self.formatter else obj
 
     def items(self) -> Iterable[tuple[Any, list[Any]]]:
         """Pairs of node and what it needs."""
@@ -167,6 +167,8 @@ class GraphFormatter:
     def label(self, obj: Any) -> Any:
         """The name of a node."""
         return obj
+
+    __call__ = label
 
     def attr(self, name: str, value: Any) -> str:
         """One attribute, its value quoted."""

@@ -47,13 +47,14 @@ Body = Callable[[Run], Awaitable[None]]
 class Activity:
     """Something that runs while at least one of its states is active.
 
+    :ivar permits: the states that permit it to run. One that finishes by itself may run on when none of them is active any more.
     :ivar zone: regions; while one of two activities that share a region is leaving, the other does not start. None: a phase of the
         life itself, which waits for whatever is being cancelled.
     :ivar flows: whether a pause waits for it.
     :ivar on_end: called when a run has ended by itself: with None, or the error it ended with.
     """
 
-    __slots__ = ("body", "flows", "is_pending", "name", "on_end", "on_leave", "run", "states", "zone")
+    __slots__ = ("body", "flows", "is_pending", "name", "on_end", "on_leave", "permits", "run", "states", "zone")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Activity:
         states: Iterable[str],
         *,
         on_end: Callable[[Exception | None], object],
+        permits: Iterable[str] = (),
         zone: frozenset[str] | None = None,
         on_leave: OnLeave = "cancel",
         flows: bool = False,
@@ -69,6 +71,7 @@ class Activity:
         self.name = name
         self.body = body
         self.states = frozenset(states)
+        self.permits = frozenset(permits)
         self.zone = zone
         self.on_leave = on_leave
         self.flows = flows
@@ -80,6 +83,14 @@ class Activity:
     def is_ending(self) -> bool:
         """It runs although its states were left."""
         return self.run is not None and self.run.is_leaving
+
+    def holds_back(self, other: Activity, active: Iterable[str]) -> bool:
+        """Whether ``other`` has to wait for this one's end: both belong to a region, and this one runs although its time is over."""
+        if self.run is None or not self.zone or not other.zone or self.zone.isdisjoint(other.zone):
+            return False
+        # One that finishes may take long, so it holds back only what would never have run beside it.
+        overstays = bool(self.permits) and self.permits.isdisjoint(active) and self.permits.isdisjoint(other.permits)
+        return self.run.is_leaving or overstays
 
     @property
     def is_cancelled(self) -> bool:
@@ -94,6 +105,7 @@ class Activities:
         self._host = host
         self._all: list[Activity] = []
         self._by_state: dict[str, list[Activity]] = {}
+        self._active: tuple[str, ...] = ()
         self._task_group: TaskGroup | None = None
 
     def add(self, activity: Activity) -> None:
@@ -108,6 +120,7 @@ class Activities:
 
     def follow(self, active: tuple[str, ...], exited: tuple[str, ...], entered: tuple[str, ...]) -> None:
         """Start and end what a step asks for. Never waits."""
+        self._active = active
         touched = {activity: None for state in (*exited, *entered) for activity in self._by_state.get(state, ())}
         if not touched:
             return
@@ -151,7 +164,7 @@ class Activities:
     def _is_blocked(self, activity: Activity) -> bool:
         if activity.zone is None:
             return any(other.is_cancelled for other in self._all)
-        return any(other.is_ending and other.zone is not None and not activity.zone.isdisjoint(other.zone) for other in self._all)
+        return any(other.holds_back(activity, self._active) for other in self._all)
 
     def _start(self, activity: Activity) -> None:
         assert self._task_group is not None

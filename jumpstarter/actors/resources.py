@@ -87,7 +87,7 @@ class Keeper:
                 await self._live(life)
             except Exception as raised:  # noqa: BLE001 - a user's context manager may raise anything when entered, held or left
                 error = unwrapped(raised)
-        return self._judge(error, timed_out=life.cancelled_caught and not self._is_released)
+        return self._judge(error, was_cut_short=life.cancelled_caught)
 
     async def _live(self, life: anyio.CancelScope) -> None:
         began = anyio.current_time()
@@ -105,13 +105,13 @@ class Keeper:
             self._let_go("releasing")
             life.deadline = anyio.current_time() + self._release_timeout
 
-    def _judge(self, error: BaseException | None, *, timed_out: bool) -> BaseException | None:
+    def _judge(self, error: BaseException | None, *, was_cut_short: bool) -> BaseException | None:
         """What one acquisition came to; see :meth:`_acquire_and_hold`."""
         self._interruptible = None
         phase = self._state
         name = self._resource.name
         if phase == "releasing":
-            if error is not None or timed_out:
+            if error is not None or was_cut_short:
                 error = error or TimeoutError(f"not released within {self._release_timeout:g} s")
                 logger.error("%s: releasing %r failed", self._host.name, name, exc_info=error)
             self._change("released", error)
@@ -119,7 +119,7 @@ class Keeper:
         if phase == "held":
             self._let_go("lost")
             return None if self._is_released else error or ActorError(f"{self._host.name}: resource {name!r} ended by itself")
-        if error is None and timed_out:
+        if error is None and was_cut_short and not self._is_released:
             error = TimeoutError(f"not acquired within {self._resource.timeout} s")
         return None if self._is_released else error
 

@@ -50,7 +50,16 @@ def task_activities(host: HostPort, plan: TaskPlan) -> list[Activity]:
         assert error is None
         host.post(f"{plan.name}.retry")
 
-    main = Activity(plan.name, body, plan.states, on_end=on_end, zone=plan.zone, on_leave=plan.spec.on_leave, flows=plan.flows)
+    main = Activity(
+        plan.name,
+        body,
+        plan.states,
+        on_end=on_end,
+        permits=plan.during,
+        zone=plan.zone,
+        on_leave=plan.spec.on_leave,
+        flows=plan.flows,
+    )
     return [main, Activity(f"{plan.name}, retry", wait, (f"{plan.region}.failed",), on_end=retry, zone=frozenset())]
 
 

@@ -250,7 +250,7 @@ async def test_a_task_may_run_outside_of_started_as_well():
                 await anyio.sleep(1)
 
         async def on_stopping(self):
-            await anyio.sleep(2.5)
+            await anyio.sleep(2.2)
 
     async with hosted(Beating()) as actor:
         await anyio.sleep(1.5)
@@ -314,7 +314,7 @@ async def test_a_timer_skips_what_fell_due_while_it_ran():
             await anyio.sleep(25)
 
     async with hosted(Ticking()) as actor:
-        await anyio.sleep(100)
+        await anyio.sleep(100.5)
         assert actor.diary == [10, 40, 70, 100]
 
 
@@ -390,7 +390,7 @@ async def test_a_loop_with_nothing_to_do_waits_ever_longer_and_starts_anew_with_
         await anyio.sleep(13)
         assert polls == [0, 1, 3, 7, 11]
         actor.jobs.append(5)
-        await anyio.sleep(15)
+        await anyio.sleep(15.5)
         assert polls[5:] == [15, 25, 26, 28]
 
 

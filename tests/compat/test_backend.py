@@ -83,13 +83,22 @@ def test_an_extended_document_says_what_the_call_was():
     )
     body = json.loads(task_document(app.backend, "i", 1, states.SUCCESS, None, request).body)
     assert list(body)[5:] == ["name", "args", "kwargs", "worker", "retries", "queue", "stamped_headers", "s", "task_id"]
-    assert (body["name"], body["args"], body["kwargs"], body["worker"], body["queue"], body["s"]) == ("add", [1], {"a": 2}, "w", "q", 1)
+    assert (body["name"], body["args"], body["kwargs"], body["worker"], body["queue"], body["s"]) == (
+        "add",
+        [1],
+        {"a": 2},
+        "w",
+        "q",
+        1,
+    )
 
 
 def test_children_are_stored_as_tuples(app, backend):
     request = Context(id="i")
     request.children.append(app.AsyncResult("c", parent=app.AsyncResult("p")))
-    assert json.loads(task_document(backend, "i", 1, states.SUCCESS, None, request).body)["children"] == [[["c", [["p", None], None]], None]]
+    assert json.loads(task_document(backend, "i", 1, states.SUCCESS, None, request).body)["children"] == [
+        [["c", [["p", None], None]], None]
+    ]
 
 
 def test_a_result_that_is_a_result_is_stored_as_a_tuple(app, backend):

@@ -255,7 +255,13 @@ def test_counting_and_asking_a_set(app, backend):
     backend.store_result(results[0].id, 1, states.SUCCESS)
     backend.store_result(results[1].id, ValueError(), states.FAILURE)
     group = app.ResultSet(results)
-    assert (group.completed_count(), group.failed(), group.successful(), group.ready(), group.waiting()) == (1, True, False, False, True)
+    assert (group.completed_count(), group.failed(), group.successful(), group.ready(), group.waiting()) == (
+        1,
+        True,
+        False,
+        False,
+        True,
+    )
 
 
 def test_members_come_and_go(app):
