@@ -1,11 +1,12 @@
-"""``import celery`` finds this package: the finder, the loader and the metadata behind the alias. Knows the import system only.
+"""``import celery`` finds this package: the finder, the loaders and the metadata behind the alias. Knows the import system only.
 
-Once installed, a module of this package is *loaded under its Celery name* (``celery.app.task``) from our file, and the same object
-is put under our name. So classes, loggers and import hooks of monitoring agents see ``celery.…`` as they would with a genuine
-Celery, whichever of the two names is imported first. Modules that were loaded before the alias was installed keep their names and
-are put under Celery's.
+Our modules are loaded under their own names, whoever imports them. ``celery.app.task`` is then "loaded" by giving the module
+``compat_celery.app.task`` (its *twin*), so both names have one object. Import hooks of monitoring agents wait for Celery's names,
+but our code imports its modules by ours; so each module's twin is imported as soon as the module is complete (*announced*).
 
-Only these imports need help: everything below ``celery`` is found by Python itself on our package's ``__path__``.
+Locks: Python holds one for each module that is being imported. Importing a twin waits for ours while holding Celery's, so nothing
+may wait for Celery's while holding one of ours. Announcing does; Python notices the cycle and raises in one of the two threads,
+which can then do without: the module is complete. See test_threads_that_import_by_both_names_at_once_get_the_same_modules.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
+import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -56,12 +59,9 @@ def is_installed() -> bool:
     return any(type(finder).__name__ == "_Finder" and type(finder).__module__.endswith("_alias") for finder in sys.meta_path)
 
 
-def _other_name(name: str) -> str | None:
-    """``celery.x`` for ``compat_celery.x`` and the other way round; None for other packages."""
-    for prefix, other in ((OURS, CELERYS), (CELERYS, OURS)):
-        if name == prefix or name.startswith(prefix + "."):
-            return other + name[len(prefix) :]
-    return None
+def _renamed(name: str, prefix: str, other: str) -> str | None:
+    """``name`` with ``prefix`` replaced; None when it begins with something else."""
+    return other + name[len(prefix) :] if name == prefix or name.startswith(prefix + ".") else None
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -69,23 +69,15 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """How to load ``celery…`` and ``compat_celery…``; None for anything else."""
-        other = _other_name(fullname)
-        if other is None:
+        ours = _renamed(fullname, CELERYS, OURS)
+        if ours is not None:
+            return _twin_spec(fullname, ours)
+        if _renamed(fullname, OURS, CELERYS) is None:
             return None
-        if other in sys.modules:
-            return _twin_spec(fullname, sys.modules[other])
-        if fullname.startswith(OURS):
-            return self._through_celery(fullname, other, path)
-        found = importlib.machinery.PathFinder.find_spec(fullname, path or _our_path(), target)
+        found = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if found is not None and found.loader is not None:
-            found.loader = _Shared(found.loader, other)
+            found.loader = _Announcing(found.loader)
         return found
-
-    def _through_celery(self, fullname: str, other: str, path: Sequence[str] | None) -> ModuleSpec | None:
-        # A look-up must not import anything: importlib.util.find_spec is used to ask whether a module is there.
-        if importlib.machinery.PathFinder.find_spec(fullname, path) is None:
-            return None
-        return ModuleSpec(fullname, _Twin(other))
 
     def find_distributions(self, context: importlib.metadata.DistributionFinder.Context | None = None) -> Iterable[Any]:
         """Celery's metadata, for packages that look whether it is installed and which one."""
@@ -93,23 +85,33 @@ class _Finder(importlib.abc.MetaPathFinder):
         return [_Distribution()] if name is None or name.lower() == CELERYS else []
 
 
-def _our_path() -> list[str]:
-    return [str(Path(__file__).parent)]
+def _twin_spec(fullname: str, ours: str) -> ModuleSpec | None:
+    module = sys.modules.get(ours)
+    spec = module.__spec__ if module is not None else importlib.util.find_spec(ours)
+    if spec is None:
+        return None
+    twin = ModuleSpec(fullname, _Twin(ours), origin=spec.origin, is_package=spec.submodule_search_locations is not None)
+    twin.submodule_search_locations = spec.submodule_search_locations
+    return twin
 
 
-def _twin_spec(fullname: str, module: ModuleType) -> ModuleSpec:
-    spec = ModuleSpec(fullname, _Twin(module.__name__, module), is_package=hasattr(module, "__path__"))
-    spec.submodule_search_locations = list(module.__path__) if hasattr(module, "__path__") else None
-    spec.origin = getattr(module, "__file__", None)
-    return spec
+class _Chain(threading.local):
+    """What this thread loads now: how deep it is in imports of ours, and which modules are complete and not announced."""
+
+    depth = 0
+
+    def __init__(self) -> None:
+        self.complete: list[str] = []
 
 
-class _Shared(importlib.abc.InspectLoader):
-    """Loads a module by its own loader, and puts it under its other name before its code runs (it may import itself by either)."""
+_chain = _Chain()
 
-    def __init__(self, real: Any, other: str) -> None:
+
+class _Announcing(importlib.abc.Loader):
+    """Loads a module of ours by its own loader, and then announces it under Celery's name."""
+
+    def __init__(self, real: Any) -> None:
         self._real = real
-        self._other = other
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the module's own loader does."""
@@ -117,75 +119,60 @@ class _Shared(importlib.abc.InspectLoader):
         return created
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code. A module that fails to load is under neither name afterwards."""
+        """Run the module's code; announce it and what it imported once the outermost of them is complete."""
         # The loader that people and tools will ask (inspect, runpy, linecache) is the module's own.
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._real
-        sys.modules[self._other] = module
+        _chain.depth += 1
         try:
             self._real.exec_module(module)
-        except BaseException:
-            sys.modules.pop(self._other, None)
-            raise
-        _bind_to_parent(self._other, module)
+        finally:
+            _chain.depth -= 1
+        _chain.complete.append(module.__spec__.name)
+        if _chain.depth == 0:
+            complete, _chain.complete = _chain.complete, []
+            for name in complete:
+                _announce(name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def is_package(self, fullname: str) -> bool:
-        """Whether it is one."""
-        return bool(self._real.is_package(fullname))
 
-    def get_source(self, fullname: str) -> str | None:
-        """Its source."""
-        source: str | None = self._real.get_source(fullname)
-        return source
-
-    def get_code(self, fullname: str) -> CodeType | None:
-        """Its code, for ``python -m celery``."""
-        code: CodeType | None = self._real.get_code(fullname)
-        return code
-
-
-def _bind_to_parent(name: str, module: ModuleType) -> None:
-    parent, _, child = name.rpartition(".")
-    if parent in sys.modules:
-        setattr(sys.modules[parent], child, module)
+def _announce(name: str) -> None:
+    try:
+        importlib.import_module(CELERYS + name[len(OURS) :])
+    except RuntimeError as error:
+        # Another thread imports it by Celery's name now, and waits for us.
+        if type(error).__name__ != "_DeadlockError":
+            raise
 
 
 class _Twin(importlib.abc.InspectLoader):
-    """Gives a module that exists under its other name, by giving the same object."""
+    """Gives a module of ours under Celery's name."""
 
-    def __init__(self, other: str, module: ModuleType | None = None) -> None:
-        self._other = other
-        self._module = module
-        self._spec: ModuleSpec | None = None
-        self._loader: Any = None
+    def __init__(self, ours: str) -> None:
+        self._ours = ours
+        self._kept: tuple[Any, Any] = (None, None)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: ARG002 - the port's signature
-        """The module under its other name."""
-        module = self._module or importlib.import_module(self._other)
+        """The module itself."""
+        module = importlib.import_module(self._ours)
         # Python will write the spec of this import over the module's own.
-        self._module, self._spec, self._loader = module, module.__spec__, getattr(module, "__loader__", None)
+        self._kept = (module.__spec__, getattr(module, "__loader__", None))
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Its code ran already; undo what Python changed."""
-        module.__spec__ = self._spec
-        module.__loader__ = self._loader
-
-    def _original(self) -> ModuleType:
-        return self._module or importlib.import_module(self._other)
+        """Its code ran already; undo what Python changed, and call it what hooks look for."""
+        module.__spec__, module.__loader__ = self._kept
+        module.__name__ = CELERYS + self._ours[len(OURS) :]
 
     def _ask(self, question: str) -> Any:
-        spec = self._original().__spec__
-        if spec is None or spec.loader is None:
-            return None
-        return getattr(spec.loader, question)(spec.name)
+        spec = importlib.util.find_spec(self._ours)
+        return None if spec is None or spec.loader is None else getattr(spec.loader, question)(self._ours)
 
     def is_package(self, fullname: str) -> bool:  # noqa: ARG002 - as above
         """Whether it is one."""
-        return hasattr(self._original(), "__path__")
+        return bool(self._ask("is_package"))
 
     def get_source(self, fullname: str) -> str | None:  # noqa: ARG002 - as above
         """Its source."""
@@ -193,7 +180,7 @@ class _Twin(importlib.abc.InspectLoader):
         return source
 
     def get_code(self, fullname: str) -> CodeType | None:  # noqa: ARG002 - as above
-        """Its code, for ``python -m``."""
+        """Its code, for ``python -m celery``."""
         code: CodeType | None = self._ask("get_code")
         return code
 

@@ -90,7 +90,8 @@ LIMITS = ("time_limit", "soft_time_limit", "expires")
 
 def app_has_custom(app: Celery, attr: str) -> bool:
     """Whether the app's class overrides something of Celery's."""
-    return mro_lookup(type(app), attr, stop={Celery, object}, monkey_patched=[__name__, "celery.app.base"]) is not None
+    own_modules = ("celery.app.base", "compat_celery.app.base")
+    return mro_lookup(type(app), attr, stop={Celery, object}, monkey_patched=own_modules) is not None
 
 
 def _unpickle_appattr(reverse_name: str, args: tuple[Any, ...]) -> Any:

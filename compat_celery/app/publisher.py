@@ -188,7 +188,7 @@ def bulk_publish(app: Celery) -> Iterator[None]:
     if _sink.get() is not None:
         yield
         return
-    sink = _Sink(app, send=Producer(app).send)
+    sink = _Sink(app, send=app.producer_pool.acquire().send)
     token = _sink.set(sink)
     try:
         yield
@@ -453,7 +453,8 @@ class Connection(kombu.Connection):  # type: ignore[misc] # kombu has no annotat
     """Passes for a Kombu connection to a broker that is ours: it can be looked at, and publishes by our producer."""
 
     def __init__(self, url: str, *args: Any, app: Celery, **kwargs: Any) -> None:
-        super().__init__(url, *args, **kwargs)
+        # Kombu asks a transport of its own what URLs look like; its one in memory is nearest to ours.
+        super().__init__(*args, **{"transport": "memory", **kwargs})
         self.app = app
         self.url = url
 

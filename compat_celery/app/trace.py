@@ -110,10 +110,11 @@ def build_tracer(
 class _Run:
     """One execution on its way."""
 
-    __slots__ = ("args", "info", "kwargs", "request", "retstr", "retval", "runtime", "started", "state", "token", "uuid")
+    __slots__ = ("args", "backend", "info", "kwargs", "request", "retstr", "retval", "runtime", "started", "state", "token", "uuid")
 
     def __init__(self, uuid: str, args: Any, kwargs: Any, request: Context, started: float) -> None:
         self.uuid = uuid
+        self.backend: Any = None
         self.args = args
         self.kwargs = kwargs
         self.request = request
@@ -198,6 +199,7 @@ class Tracer:
         run = _Run(uuid, args, kwargs, context, self._monotonic())
         # An eager task inside a worker's job is no part of that job: what it does, it does at once.
         run.token = current.set(None) if self._eager else None
+        run.backend = self.task.backend  # a chain of properties: asked once
         _state.push_current_task(self.task)
         self.task.push_request(context)
         return run
@@ -211,7 +213,7 @@ class Tracer:
             import os  # noqa: PLC0415 - only for tasks that track their start
 
             meta = {"pid": os.getpid(), "hostname": self.hostname}
-            task.backend.store_result(run.uuid, meta, states.STARTED, request=run.request)
+            run.backend.store_result(run.uuid, meta, states.STARTED, request=run.request)
         task.before_start(run.uuid, run.args, run.kwargs)
 
     def _succeed(self, run: _Run, value: Any) -> None:
@@ -253,8 +255,7 @@ class Tracer:
     def _store_success(self, run: _Run, value: Any) -> None:
         request = run.request
         publishes = self._publishes and not self._ignores_result(request)
-        backend = self.task.backend
-        effects = current.get()
+        backend, effects = run.backend, current.get()
         if effects is not None and stores_documents(backend):
             if publishes:
                 effects.documents.append(task_document(backend, run.uuid, value, SUCCESS, None, request))
@@ -316,7 +317,7 @@ class Tracer:
             info = ExceptionInfo((type(error), error, trace))
             info.exception = error
             record_failure(
-                task.backend,
+                run.backend,
                 run.uuid,
                 error,
                 run.request,
@@ -341,7 +342,7 @@ class Tracer:
             del trace
 
     def _store(self, run: _Run, result: Any, state: str, traceback: str | None) -> None:
-        backend, effects = self.task.backend, current.get()
+        backend, effects = run.backend, current.get()
         if effects is not None and stores_documents(backend):
             effects.documents.append(task_document(backend, run.uuid, result, state, traceback, run.request))
         else:
@@ -375,7 +376,7 @@ class Tracer:
             current.reset(run.token)
         if not self._eager:
             try:
-                task.backend.process_cleanup()
+                run.backend.process_cleanup()
                 self._loader.on_process_cleanup()
             except Exception:
                 logger.exception("Process cleanup failed")

@@ -96,7 +96,8 @@ E_CHORD_NO_BACKEND = (
 
 def unpickle_backend(cls: type[Backend], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backend:
     """A backend of the current app."""
-    return cls(*args, app=current_app._get_current_object(), **kwargs)
+    make: Callable[..., Backend] = cls
+    return make(*args, app=current_app._get_current_object(), **kwargs)
 
 
 def _create_chord_error_with_cause(message: str, original_exc: Any = None) -> ChordError:

@@ -134,8 +134,9 @@ class NativeBackend(KeyValueStoreBackend):
 
     @cached_property
     def _is_customised(self) -> bool:
-        ours = __name__.rpartition(".")[0]
-        return any(not getattr(getattr(self, name), "__module__", ours).startswith(ours) for name in _STORING)
+        # By either of our names: which one a module was loaded under depends on whether the alias was installed by then.
+        ours = ("compat_celery.", "celery.")
+        return any(not getattr(getattr(self, name), "__module__", ours[0]).startswith(ours) for name in _STORING)
 
     # Collecting.
 
@@ -219,6 +220,8 @@ class NativeBackend(KeyValueStoreBackend):
             return None
         if on_message is not None:
             on_message(meta)
+        if on_interval and meta["status"] in states.PROPAGATE_STATES:
+            on_interval()  # looks at the parents: what went wrong first is raised, not what came of it
         result._maybe_set_cache(meta)
         return result.maybe_throw(propagate=propagate, callback=callback)
 

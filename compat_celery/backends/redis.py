@@ -12,12 +12,27 @@ from compat_celery.backends.native import NativeBackend
 __all__ = ("RedisBackend",)
 
 
+#: Celery's default of ``redis_socket_timeout``, in seconds. Who has not set it does not want to wait that long for a dead server.
+_CELERYS_TIMEOUT = 120.0
+
+
 @celery_named
 class RedisBackend(NativeBackend):
     """``redis://``, ``rediss://`` and ``redis+socket://``."""
 
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
         super().__init__(app, url=url or "redis://localhost:6379/0", **kwargs)
+
+    def _store_options(self) -> dict[str, Any]:
+        conf = self.app.conf
+        transport = conf.get("result_backend_transport_options") or {}
+        options: dict[str, Any] = {"ordered_joins": bool(transport.get("result_chord_ordered", True))}
+        timeout = transport.get("socket_timeout") or conf.get("redis_socket_timeout")
+        if timeout and timeout != _CELERYS_TIMEOUT:
+            options["timeout"] = float(timeout)
+        if conf.get("redis_backend_use_ssl"):
+            options["ssl"] = conf.redis_backend_use_ssl
+        return options
 
     @cached_property
     def client(self) -> Any:

@@ -85,7 +85,7 @@ class Activity:
         return self.run is not None and self.run.is_leaving
 
     def holds_back(self, other: Activity, active: Iterable[str]) -> bool:
-        """Whether ``other`` has to wait for this one's end: both belong to a region, and this one runs although its time is over."""
+        """Whether ``other`` has to wait for its end: both belong to one region, and it runs although its time is over."""
         if self.run is None or not self.zone or not other.zone or self.zone.isdisjoint(other.zone):
             return False
         # One that finishes may take long, so it holds back only what would never have run beside it.
@@ -111,7 +111,7 @@ class Activities:
     def add(self, activity: Activity) -> None:
         """Before the actor starts."""
         self._all.append(activity)
-        for state in activity.states:
+        for state in activity.states | activity.permits:
             self._by_state.setdefault(state, []).append(activity)
 
     def open(self, task_group: TaskGroup) -> None:
@@ -127,7 +127,7 @@ class Activities:
         again = set(exited).intersection(entered)
         for activity in touched:
             is_wanted = not activity.states.isdisjoint(active)
-            is_reentered = is_wanted and not activity.states.isdisjoint(again)
+            is_reentered = is_wanted and not (activity.states.isdisjoint(again) and activity.permits.isdisjoint(again))
             if activity.run is not None and not activity.run.is_leaving and (is_reentered or not is_wanted):
                 activity.run.leave(cancel=activity.on_leave == "cancel")
                 activity.is_pending = is_wanted

@@ -230,7 +230,9 @@ class Host:
             case "resource_lost":
                 self.phases.lose(data["resource"], data.get("error"))
                 return
-        step = self._send(event, data)
+            case "start" | "restart" if self._is_closing:
+                event = ""  # nobody will serve what would be started now
+        step = self._send(event, data) if event else _NOTHING_DONE
         if step.transitions or step.entered or step.exited:
             self._after(step, event, data)
         if waiter is not None:
@@ -272,6 +274,7 @@ class Host:
             self.health.clear()
         if "started" in step.entered:
             self._started_at = anyio.current_time()
+            self.phases.was_started = True
         if event == "restart":
             lasted = "started" in step.exited and anyio.current_time() - self._started_at > self.actor.restart_backoff.cap
             self.restarts = 1 if lasted else self.restarts + 1

@@ -31,7 +31,8 @@ class Phases:
         self._task_group: TaskGroup | None = None
         self._keepers: list[Keeper] = []
         self._by_name: dict[str, Keeper] = {}
-        self._was_started = False
+        #: Whether this life got as far as ``started``; set by the host.
+        self.was_started = False
         self._has_drained = False
         #: The wait for everything that finishes; its deadline is the grace.
         self._draining: anyio.CancelScope | None = None
@@ -94,7 +95,7 @@ class Phases:
         return Activity(name, body, states, on_end=on_end)
 
     async def _acquire(self) -> None:
-        self._was_started = self._has_drained = False
+        self.was_started = self._has_drained = False
         self._grace_ends = None
         assert self._task_group is not None
         for resource in self._resources:
@@ -117,7 +118,6 @@ class Phases:
         raise TimeoutError(f"{self._host.name} did not start within {timeout:g} s (start_timeout)")
 
     async def _ready(self) -> None:
-        self._was_started = True
         await self._host.actor.on_ready()
 
     async def _drain(self) -> None:
@@ -125,7 +125,7 @@ class Phases:
             self.limit_grace(self._host.actor.stop_grace)
         assert self._grace_ends is not None
         with anyio.CancelScope(deadline=self._grace_ends) as self._draining:
-            if self._was_started and not self._has_drained:
+            if self.was_started and not self._has_drained:
                 self._has_drained = True
                 await self._host.actor.on_stopping()
             for run in self._host.activities.finishing():

@@ -223,9 +223,13 @@ async def _on_thread(resource: Resource[Any], actor: Any, threads: dict[str, Ded
             yield value
         finally:
             await thread.run(stack.close, must_run=True)
+            await thread.aclose()
+    except Exception:
+        await thread.aclose()
+        raise
     finally:
         threads.pop(resource.name, None)
-        thread.stop(timeout=0)
+        thread.stop(timeout=0)  # when cancelled: it ends by itself once it has left what it entered
 
 
 def _sync_manager(resource: Resource[Any], actor: Any, made: Any) -> AbstractContextManager[Any]:

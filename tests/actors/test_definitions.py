@@ -10,7 +10,9 @@ from jumpstarter.errors import ActorError, ConfigurationError, DefinitionError
 
 
 def test_a_task_bound_to_an_unknown_state():
-    with pytest.raises(DefinitionError, match=r"Wrong, state 'helthy': task 'work': there is no state 'helthy'; did you mean 'healthy'"):
+    with pytest.raises(
+        DefinitionError, match=r"Wrong, state 'helthy': task 'work': there is no state 'helthy'; did you mean 'healthy'"
+    ):
 
         class Wrong(Actor):
             @task(during="helthy")
@@ -37,7 +39,7 @@ def test_a_loop_bound_to_a_state_outside_of_started():
     with pytest.raises(DefinitionError, match="can only be bound to states in it"):
 
         class Wrong(Actor):
-            work = loop("polling", during=("started", "draining"))
+            work = loop("polling", during=("started", "stopping.draining"))
 
             @work.polling
             async def poll(self): ...

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from jumpstarter.actors import Actor, hosted, health_check
+from jumpstarter.actors import Actor, health_check, hosted
 from jumpstarter.actors.health import Health, Hysteresis
 from jumpstarter.errors import ConfigurationError, DefinitionError
 from tests.actors.parts import transitions
@@ -143,7 +143,9 @@ async def test_checks_go_on_while_unhealthy_and_while_paused():
         assert actor.state.matches("paused")
 
 
-@pytest.mark.parametrize("options", [{"every": 0}, {"every": 1, "timeout": 0}, {"every": 1, "fail_after": 0}, {"every": 1, "severity": "x"}])
+@pytest.mark.parametrize(
+    "options", [{"every": 0}, {"every": 1, "timeout": 0}, {"every": 1, "fail_after": 0}, {"every": 1, "severity": "x"}]
+)
 def test_options_of_a_check_are_checked(options):
     with pytest.raises(ConfigurationError, match="health_check"):
         health_check(**options)

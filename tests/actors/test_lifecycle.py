@@ -281,6 +281,17 @@ async def test_an_actor_may_stop_itself_from_its_own_task():
     assert str(actor.state) == "stopped"
 
 
+async def test_a_start_while_its_host_is_leaving_is_refused():
+    class Eager(Plain):
+        async def on_stopped(self):
+            self.post("start")
+
+    actor = Eager()
+    async with hosted(actor):
+        pass
+    assert str(actor.state) == "stopped"
+
+
 async def test_stopping_an_actor_that_nobody_hosts_does_nothing():
     actor = Plain()
     await actor.stop()

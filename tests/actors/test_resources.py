@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 import anyio
 import pytest
 
-from jumpstarter.actors import Actor, backoff, hosted, resource, task
+from jumpstarter.actors import Actor, backoff, hosted, resource, run, task
 from jumpstarter.errors import ActorCrashed, ActorError, ResourceFailed
 from tests.actors.parts import Diary, transitions
 
@@ -249,14 +249,19 @@ async def test_a_required_resource_that_is_lost_makes_unhealthy_suspends_tasks_a
 
 async def test_a_required_resource_that_is_lost_for_good_crashes_the_actor():
     broken = Broken(Diary(), attempts=0)
-    with pytest.raises(ActorCrashed) as crash:
-        async with hosted(Required(broken.hold)) as actor:
-            broken.failures_left = None
-            broken.accident.set()
-            with pytest.raises(ActorCrashed):
-                await actor.wait_stopped()
-    assert crash.value.__cause__.resource == "thing"
+    actor = Required(broken.hold)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_expect_crash, actor)
+        await actor.wait("started")
+        broken.failures_left = None
+        broken.accident.set()
     assert broken.diary == ["+", "-"]
+
+
+async def _expect_crash(actor):
+    with pytest.raises(ActorCrashed) as crash:
+        await run(actor)
+    assert crash.value.__cause__.resource == "thing"
 
 
 async def test_an_optional_resource_that_is_lost_degrades_only():
@@ -385,9 +390,9 @@ async def test_a_resource_is_entered_and_left_in_the_same_task():
     async with hosted(Required(noting)) as actor:
         tasks.append(anyio.get_current_task().id)
         await actor.restart()
-    starter = tasks.pop(1)
-    assert tasks[0] == tasks[1] != tasks[2] == tasks[3]
-    assert starter not in (tasks[0], tasks[2])
+    entered, starter, left, entered_again, left_again = tasks
+    assert entered == left != starter
+    assert entered_again == left_again
 
 
 async def test_a_stop_while_a_resource_is_being_acquired_gives_up_at_once():

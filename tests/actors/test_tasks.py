@@ -340,7 +340,8 @@ async def test_a_day_of_ticks_takes_no_time():
             self.diary.append(anyio.current_time())
 
     async with hosted(Ticking()) as actor:
-        await anyio.sleep(86_400.5)
+        await anyio.sleep(43_200)
+        await anyio.sleep(43_200.5)
         assert len(actor.diary) == 1440
         assert actor.diary[-1] == 86_400
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from compat_celery import Celery, _state
+from compat_celery.app.publisher import broker_for
 
 _numbers = itertools.count()
 
@@ -35,8 +36,6 @@ def app() -> Iterator[Celery]:
 @pytest.fixture
 def sent(app: Celery) -> Any:
     """A function that takes what waits in the app's queues: the envelopes."""
-    from compat_celery.app.publisher import broker_for
-
     def take(*queues: str) -> list[Any]:
         names = queues or ("celery",)
         deliveries = broker_for(app, write=True).claim(names, 10_000, incarnation="test", lease=30)

@@ -35,16 +35,17 @@ def test_both_names_give_the_same_module_objects() -> None:
     """)
 
 
-def test_modules_have_celerys_name_and_a_spec_that_fits() -> None:
+def test_modules_have_celerys_name_for_hooks_and_their_own_spec_and_loader() -> None:
     run("""
         import compat_celery
         compat_celery.install_as_celery()
-        import compat_celery.schedules as ours
-        assert ours.__name__ == ours.__spec__.name == "celery.schedules", ours.__spec__
-        assert ours.__spec__.loader is ours.__loader__
+        import celery.schedules as module
+        assert module.__name__ == "celery.schedules"
+        assert module.__spec__.name == "compat_celery.schedules" and module.__spec__.loader is module.__loader__
+        assert type(module.__loader__).__name__ == "SourceFileLoader", module.__loader__
         import importlib, inspect
-        assert "crontab" in inspect.getsource(ours)
-        assert importlib.reload(ours) is ours
+        assert "crontab" in inspect.getsource(module)
+        assert importlib.reload(module) is module
     """)
 
 
@@ -59,22 +60,43 @@ def test_modules_that_were_there_before_are_put_under_both_names_and_keep_their_
     """)
 
 
-def test_import_hooks_see_modules_under_celerys_name() -> None:
-    seen = run("""
+def test_import_hooks_are_told_of_complete_modules_under_celerys_names_whoever_imports_them() -> None:
+    """As wrapt does it, and agents with it: a finder wraps the loader and looks at the loaded module's name."""
+    told = run("""
         import compat_celery
         compat_celery.install_as_celery()
-        import importlib.abc, sys
+        import importlib.abc, importlib.util, sys
+
+        class Loader(importlib.abc.Loader):
+            def __init__(self, real):
+                self.real = real
+
+            def create_module(self, spec):
+                return self.real.create_module(spec)
+
+            def exec_module(self, module):
+                self.real.exec_module(module)
+                print(module.__name__, hasattr(module, "Celery") if module.__name__ in ("celery.app", "celery.app.base") else "")
 
         class Agent(importlib.abc.MetaPathFinder):
+            busy = set()
+
             def find_spec(self, name, path=None, target=None):
-                if name.startswith("celery.app"):
-                    print(name)
-                return None
+                if not name.startswith("celery.app") or name in self.busy:
+                    return None
+                self.busy.add(name)
+                spec = importlib.util.find_spec(name)
+                self.busy.discard(name)
+                spec.loader = Loader(spec.loader)
+                return spec
 
         sys.meta_path.insert(0, Agent())
         from compat_celery import Celery
+        import celery.app.trace
     """)
-    assert {"celery.app.base", "celery.app.registry"} <= set(seen.split())
+    lines = told.splitlines()
+    assert {"celery.app True", "celery.app.base True"} <= set(lines)
+    assert "celery.app.trace" in [line.strip() for line in lines]
 
 
 def test_the_usual_imports_of_celery_programs_work() -> None:
@@ -86,7 +108,8 @@ def test_the_usual_imports_of_celery_programs_work() -> None:
         from celery.registry import tasks
         from celery.schedules import crontab, schedule, BaseSchedule, solar, schedstate
         from celery.utils.log import get_task_logger, get_logger
-        from celery.exceptions import Retry, SoftTimeLimitExceeded, Ignore, TimeoutError, MaxRetriesExceededError, Reject, WorkerLostError
+        from celery.exceptions import Retry, SoftTimeLimitExceeded, Ignore, TimeoutError, MaxRetriesExceededError, Reject
+        from celery.exceptions import WorkerLostError
         from celery.app.task import Task, Context
         from celery.result import AsyncResult, allow_join_result, EagerResult, GroupResult, result_from_tuple
         from celery.app import app_or_default, default_app

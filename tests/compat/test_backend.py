@@ -48,7 +48,8 @@ def test_a_document_is_celerys_field_by_field(backend):
     document = task_document(backend, "the-id", [1, "ä"], states.SUCCESS, None, Context(id="the-id"))
     body = re.sub(rb'"date_done": "[^"]+\+00:00"', b'"date_done": "DATE"', document.body)
     assert body == (
-        b'{"status": "SUCCESS", "result": [1, "\\u00e4"], "traceback": null, "children": [], "date_done": "DATE", "task_id": "the-id"}'
+        b'{"status": "SUCCESS", "result": [1, "\\u00e4"], "traceback": null, "children": [], '
+        b'"date_done": "DATE", "task_id": "the-id"}'
     )
     assert (document.key, document.ttl, document.final) == ("celery-task-meta-the-id", 86400, True)
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compat_celery.app.publisher import broker_for
 from compat_celery.canvas import Signature, _chain, _chord, chain, chord, chunks, group, maybe_signature, signature, xmap, xstarmap
 from tests.compat.inline_worker import make_app, sent
 
@@ -311,8 +312,6 @@ def test_a_link_of_a_chain_goes_to_its_last_step_and_a_link_error_to_each(add, n
 
 
 def test_a_group_sends_all_of_its_messages_in_one_round_trip(app, add):
-    from compat_celery.app.publisher import broker_for
-
     calls = []
     broker = broker_for(app)
     publish = broker.publish
@@ -493,7 +492,7 @@ def test_a_user_defined_signature_type_is_found_by_its_name():
         del Signature.TYPES["special"]
 
 
-@pytest.mark.parametrize("make", [lambda s: chunks(s, [1], 1), lambda s: group(s), lambda s: _chord([s], s)])
+@pytest.mark.parametrize("make", [lambda s: chunks(s, [1], 1), group, lambda s: _chord([s], s)])
 def test_canvases_can_be_copied(make, add):
     canvas = make(add.s(1))
     assert as_data(copy.copy(canvas)) == as_data(canvas)

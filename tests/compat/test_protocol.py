@@ -79,7 +79,9 @@ def test_eta_and_expiry_are_wall_times_and_naive_ones_are_utc() -> None:
 
 
 def test_a_naive_eta_is_read_in_the_zone_that_is_given() -> None:
-    head = protocol.read_headers(envelope(GENUINE_HEADERS | {"eta": "2030-01-02T03:00:00"}), naive_zone=timezone(timedelta(hours=2)))
+    head = protocol.read_headers(
+        envelope(GENUINE_HEADERS | {"eta": "2030-01-02T03:00:00"}), naive_zone=timezone(timedelta(hours=2))
+    )
     assert head.due == datetime(2030, 1, 2, 1, tzinfo=UTC).timestamp()
 
 
@@ -158,7 +160,7 @@ def test_what_is_no_task_message_says_so(body: bytes) -> None:
         protocol.read_headers(envelope({}, body), accept=JSON)
 
 
-@pytest.mark.parametrize("body", [b"[1]", b'[5, {}, {}]', b'[[], [], {}]', b'[[], {}, [1]]', b'{"args": 5, "kwargs": {}}'])
+@pytest.mark.parametrize("body", [b"[1]", b"[5, {}, {}]", b"[[], [], {}]", b"[[], {}, [1]]", b'{"args": 5, "kwargs": {}}'])
 def test_a_body_that_is_no_call_says_what_is_wrong(body: bytes) -> None:
     message = envelope(body=body)
     with pytest.raises(Undecodable, match="must be"):
@@ -186,7 +188,10 @@ def test_pickle_is_decoded_where_it_is_accepted() -> None:
 def test_compression_is_named_in_a_header_and_undone(name: str) -> None:
     payload = protocol.encode([1, "é"], "json", name)
     assert payload.compression
-    assert protocol.decode(payload.body, payload.content_type, payload.content_encoding, compression=payload.compression) == [1, "é"]
+    assert protocol.decode(payload.body, payload.content_type, payload.content_encoding, compression=payload.compression) == [
+        1,
+        "é",
+    ]
 
 
 def test_a_broken_compressed_body_is_a_decode_error() -> None:
@@ -211,7 +216,12 @@ def test_a_codec_that_replaces_kombus_json_is_used() -> None:
 
 
 TYPED = st.one_of(
-    st.datetimes(timezones=st.none() | st.just(UTC)), st.dates(), st.times(), st.decimals(allow_nan=False), st.uuids(), st.binary(max_size=8)
+    st.datetimes(timezones=st.none() | st.just(UTC)),
+    st.dates(),
+    st.times(),
+    st.decimals(allow_nan=False),
+    st.uuids(),
+    st.binary(max_size=8),
 )
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20) | TYPED,

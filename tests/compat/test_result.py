@@ -1,6 +1,7 @@
 """Results: waiting for them, what they say about each other, and how stored errors come back."""
 
 import copy
+import sys
 import threading
 import time
 import uuid
@@ -13,17 +14,18 @@ from compat_celery.exceptions import ChordError, IncompleteStream, SecurityError
 from compat_celery.exceptions import TimeoutError as CeleryTimeoutError
 from compat_celery.result import AsyncResult, EagerResult, GroupResult, ResultSet, denied_join_result, result_from_tuple
 from tests.compat.inline_worker import make_app
+from tests.redis_server import redis_server, shared_redis  # noqa: F401 - fixtures
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def app(request, tmp_path):
-    url = f"sqlite:///{tmp_path}/db" if request.param == "sqlite" else None
+    urls = {
+        "memory": lambda: None,
+        "sqlite": lambda: f"sqlite:///{tmp_path}/db",
+        "redis": lambda: request.getfixturevalue("redis_server").url,
+    }
+    url = urls[request.param]()
     return make_app(url, url)
-
-
-@pytest.fixture
-def anyio_backend_name():
-    return "asyncio"
 
 
 @pytest.fixture
@@ -177,15 +179,13 @@ def test_an_error_of_a_class_that_is_not_imported_here_gets_a_class_of_that_name
 
 
 def test_no_module_is_imported_for_a_stored_error(backend):
-    import sys
-
     assert "this" not in sys.modules
     backend.exception_to_python({"exc_type": "X", "exc_message": [], "exc_module": "this"})
     assert "this" not in sys.modules
 
 
 def test_a_class_that_is_no_exception_is_a_security_error(backend):
-    with pytest.raises(SecurityError, match="Expected an exception class, got os.system"):
+    with pytest.raises(SecurityError, match=r"Expected an exception class, got os\.system"):
         backend.exception_to_python({"exc_type": "system", "exc_message": "rm", "exc_module": "os"})
 
 

@@ -333,7 +333,8 @@ class RedisBroker(Broker):
         for place, settlement in todo:
             arguments = self._arguments(settlement, raws)
             chunk.append((place, settlement.delivery.tag, arguments))
-            size += sum(len(argument) for argument in arguments if isinstance(argument, bytes))
+            # A comprehension: on the way of every message, a generator is entered once per argument.
+            size += sum([len(argument) for argument in arguments if isinstance(argument, bytes)])
             if len(chunk) >= SETTLE_AT_ONCE or size >= BYTES_AT_ONCE:
                 yield chunk
                 chunk, size = [], 0
@@ -382,7 +383,9 @@ class RedisBroker(Broker):
         named = [keys.unacked, keys.unacked_index, keys.claims(incarnation), keys.calls(incarnation), keys.parked, keys.quarantine]
         name = layout.new_name()
         tags = [tag for _, tag, _ in chunk]
-        body = [*tags, *(argument for _, _, arguments in chunk for argument in arguments)]
+        body: list[Argument] = [*tags]
+        for _, _, arguments in chunk:
+            body += arguments
         deadline = time.monotonic() + self._timeout
         self._doubts[incarnation] = (name, tags)
         try:
