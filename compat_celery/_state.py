@@ -30,16 +30,23 @@ default_app: Celery | None = None
 
 _apps: weakref.WeakSet[Celery] = weakref.WeakSet()
 
-#: Called with every app that is finalized; shared and built-in tasks come into an app this way. A dict, because their order counts
-#: when two of them make a task of one name.
-_on_app_finalizers: dict[Callable[[Any], Any], None] = {}
+
+class _Finalizers(dict[Callable[[Any], Any], None]):
+    """A set that keeps its order, which counts when two of its members make a task of one name."""
+
+    def add(self, callback: Callable[[Any], Any]) -> None:
+        self[callback] = None
+
+
+#: Called with every app that is finalized; shared and built-in tasks come into an app this way.
+_on_app_finalizers = _Finalizers()
 
 _task_join_will_block = False
 
 
 def connect_on_app_finalize(callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Call ``callback(app)`` for every app that is finalized from now on."""
-    _on_app_finalizers[callback] = None
+    _on_app_finalizers.add(callback)
     return callback
 
 

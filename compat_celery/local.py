@@ -169,8 +169,6 @@ def _forward_operators() -> None:
         setattr(Proxy, f"__{name}__", unary(function))
     setattr(Proxy, "__divmod__", binary(divmod))  # noqa: B010 - mypy knows the class; it need not know each operator
     setattr(Proxy, "__setitem__", lambda self, key, value: operator.setitem(self._get_current_object(), key, value))  # noqa: B010
-    setattr(Proxy, "__module__", _Forwarded.make("__module__", Proxy.__module__))  # noqa: B010
-    setattr(Proxy, "__doc__", _Forwarded.make("__doc__", Proxy.__doc__ or ""))  # noqa: B010
 
 
 _forward_operators()
@@ -231,6 +229,11 @@ class PromiseProxy(Proxy):
         while pending:
             pending.popleft()()
         return thing
+
+
+for _cls in (Proxy, PromiseProxy):
+    setattr(_cls, "__module__", _Forwarded.make("__module__", _cls.__module__))  # noqa: B010 - type checkers know it as a str
+    setattr(_cls, "__doc__", _Forwarded.make("__doc__", _cls.__doc__ or ""))  # noqa: B010 - as above
 
 
 def maybe_evaluate(obj: Any) -> Any:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
 from functools import partial as _partial
+from importlib import import_module
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from weakref import proxy
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from compat_celery.backends.base import Backend
 
 try:
-    import tblib
+    tblib: Any = import_module("tblib")
 except ImportError:  # tracebacks of workers then stay text
     tblib = None
 

@@ -1,15 +1,22 @@
-"""Applications: :mod:`.base` is the app itself, :mod:`.task` its tasks, :mod:`.amqp` and :mod:`.publisher` send their messages."""
+"""Applications: :mod:`.base` is the app itself, :mod:`.task` its tasks, :mod:`.amqp` and :mod:`.publisher` send their messages.
+
+Nothing below is imported before it is used: a package that imports its own modules can end in an import deadlock when two threads
+import it at once (Python 3.11), and programs do import Celery in threads.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from compat_celery import _state
 from compat_celery._state import app_or_default, disable_trace, enable_trace, pop_current_task, push_current_task
-from compat_celery.app.base import Celery
-from compat_celery.app.utils import AppPickler
 from compat_celery.local import Proxy
+
+if TYPE_CHECKING:
+    from compat_celery.app.base import Celery
+    from compat_celery.app.utils import AppPickler
 
 __all__ = (
     "AppPickler",
@@ -23,6 +30,17 @@ __all__ = (
     "push_current_task",
     "shared_task",
 )
+
+_ORIGINS = {"Celery": "base", "AppPickler": "utils"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ORIGINS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"compat_celery.app.{_ORIGINS[name]}"), name)
+    globals()[name] = value
+    return value
+
 
 #: Stands for the app of threads that have none of their own.
 default_app: Any = Proxy(lambda: _state.default_app)

@@ -522,7 +522,10 @@ class Celery:
     # Settings.
 
     def add_defaults(self, fun: Any) -> None:
-        """Further defaults: a mapping, or a function that gives one when the settings are read."""
+        """Further settings: a mapping, or a function that gives one when the settings are read.
+
+        As in Celery, they come after what is set on ``app.conf``, and before what ``config_from_object`` names.
+        """
         make = fun if callable(fun) else lambda: fun
         if self.configured:
             self._conf.add_defaults(make())

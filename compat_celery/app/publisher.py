@@ -32,7 +32,17 @@ from jumpstarter.telemetry import tracing
 if TYPE_CHECKING:
     from compat_celery.app.base import Celery
 
-__all__ = ("Connection", "Producer", "ProducerPool", "broker_for", "broker_url", "bulk_publish", "capture", "embedded_url")
+__all__ = (
+    "Connection",
+    "Producer",
+    "ProducerPool",
+    "broker_for",
+    "broker_url",
+    "broker_urls",
+    "bulk_publish",
+    "capture",
+    "embedded_url",
+)
 
 #: Schemes whose URLs name a Jumpstarter broker; kombu knows some of them too, but other things by it.
 OUR_SCHEMES = frozenset({"memory", "sqlite", "redis", "rediss", "redis+socket", "unix"})
@@ -74,22 +84,22 @@ def embedded_url(*, create: bool = True) -> str:
     return f"sqlite:///{folder / 'jumpstarter.db'}"
 
 
-def broker_url(app: Celery, *, write: bool = False) -> str:
-    """The URL of the broker that the app writes to or reads from; the embedded one's when nothing is configured.
+def broker_urls(app: Celery, *, write: bool = False) -> list[str]:
+    """The URLs of the broker that the app writes to or reads from; the embedded one's when nothing is configured.
 
-    Of several (a list, or joined by ``;``) the first: the others are alternates that :class:`Producer` does not try.
+    Several (a list, or joined by ``;``) are alternates: when one cannot be reached, the next is tried.
     """
     conf = app.conf
-    url = conf.broker_write_url if write else conf.broker_read_url
-    if isinstance(url, list | tuple):
-        url = next(iter(url), None)
-    if not url:
-        if not conf.broker_transport:
-            return embedded_url()
-        url = ""
-    if "://" in url:
-        return str(url).split(";", 1)[0].strip()
-    return _url_from_parts(conf, url)
+    urls = conf.broker_write_url if write else conf.broker_read_url
+    if not urls and not conf.broker_transport:
+        return [embedded_url()]
+    several = urls if isinstance(urls, list | tuple) else str(urls or "").split(";")
+    return [url.strip() if "://" in url else _url_from_parts(conf, url.strip()) for url in several if url.strip() or not urls]
+
+
+def broker_url(app: Celery, *, write: bool = False) -> str:
+    """The first of :func:`broker_urls`."""
+    return broker_urls(app, write=write)[0]
 
 
 def _url_from_parts(conf: Any, host: str) -> str:
@@ -210,7 +220,10 @@ def on_sent(announce: Callable[[], None]) -> None:
 
 
 class Producer:
-    """Publishes by Kombu's signature to a Jumpstarter broker. Has no state of its own: one may serve many threads."""
+    """Publishes by Kombu's signature to a Jumpstarter broker. One may serve many threads.
+
+    :param url: the broker; the app's own, and its alternates, if not given.
+    """
 
     serializer: str | None = None
     auto_declare = False
@@ -321,6 +334,14 @@ class Producer:
             self._broker = broker_for(self.app, self.url, write=True)
         return self._broker
 
+    def _switch(self) -> Broker:
+        """The next of the alternates, from now on; the same broker if there are none."""
+        if self.url is None and self._broker is not None:
+            brokers = [broker_for(self.app, url) for url in broker_urls(self.app, write=True)]
+            if self._broker in brokers:
+                self._broker = brokers[(brokers.index(self._broker) + 1) % len(brokers)]
+        return self.broker
+
     @property
     def connection(self) -> Any:
         """A connection to that broker."""
@@ -348,6 +369,7 @@ class Producer:
                 if wait is None:
                     raise OperationalError(str(error)) from error
                 time.sleep(wait)
+                broker = self._switch()
             else:
                 return
 
@@ -422,7 +444,9 @@ def queues_bound_to(exchange: str, routing_key: str, candidates: Sequence[Any]) 
 
 def _matches(kind: str, pattern: str, routing_key: str) -> bool:
     if kind == "fanout":
-        return True
+        raise NotImplementedError(
+            "fanout exchanges and Broadcast queues do not exist here: send the task to each queue by its name"
+        )
     return _topic_matches(pattern.split("."), routing_key.split(".")) if kind == "topic" else pattern == routing_key
 
 

@@ -261,7 +261,7 @@ class Tracer:
                 effects.documents.append(task_document(backend, run.uuid, value, SUCCESS, None, request))
             if request.chord:
                 effects.part = chord_part(backend, request, SUCCESS, value)
-        elif publishes or (request.chord and not self._eager):
+        else:
             backend.mark_as_done(run.uuid, value, request, publishes)
 
     def _ignores_result(self, request: Context) -> bool:
@@ -325,7 +325,6 @@ class Tracer:
                 store=self._store_errors
                 and self._publishes
                 and (not self._ignores_result(run.request) or task.store_errors_even_if_ignored),
-                follow_up=not self._eager,
             )
             task.on_failure(error, run.uuid, run.args, run.kwargs, info)
             signals.task_failure.send(
@@ -420,7 +419,6 @@ def record_failure(
     *,
     traceback: str | None,
     store: bool,
-    follow_up: bool = True,
     state: str = FAILURE,
 ) -> None:
     """Store a failure, count it in its chord, fail the rest of its chain, and send or call its errbacks.
@@ -428,19 +426,13 @@ def record_failure(
     Also for failures that no tracer saw: a lost process, an expired or unknown task. In a worker's job all of it is collected.
 
     :param store: whether the task's own result is stored.
-    :param follow_up: whether chord, chain and errbacks are told (an eager task has none).
     """
     effects = current.get()
     if effects is None or not stores_documents(backend):
-        if store or follow_up:
-            backend.mark_as_failure(
-                uuid, error, traceback=traceback, request=request, store_result=store, call_errbacks=follow_up, state=state
-            )
+        backend.mark_as_failure(uuid, error, traceback=traceback, request=request, store_result=store, state=state)
         return
     if store:
         effects.documents.append(task_document(backend, uuid, error, state, traceback, request))
-    if not follow_up:
-        return
     effects.part = failure_part(backend, request, state, error)
     effects.documents.extend(chain_failures(backend, request, error, traceback))
     if request.errbacks:

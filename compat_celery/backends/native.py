@@ -333,17 +333,12 @@ class NativeBackend(KeyValueStoreBackend):
     def _revoke_body(self, result: Any) -> None:
         """Nothing to revoke: the messages of a group go out together or not at all."""
 
-    def add_to_chord(self, chord_id: str, result: Any) -> None:  # noqa: ARG002 - as Backend
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
         """Let a chord that is under way wait for one more part.
 
-        :raises NotImplementedError: the store cannot.
+        :raises NotImplementedError: only Redis can.
         """
-        extend = getattr(self.results, "extend_join", None)
-        if extend is None:
-            raise NotImplementedError(
-                f"add_to_chord() needs a store whose joins can grow; {self.as_uri()} has none. Use result_backend redis://…"
-            )
-        extend(self.get_key_for_group(chord_id), 1, self.chord_expires or None)
+        raise NotImplementedError(f"add_to_chord() needs a result backend on Redis; this one is {self.as_uri()}")
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> tuple[Any, ...]:
         return super().__reduce__(args, {**(kwargs or {}), "expires": self.expires, "url": self.url})

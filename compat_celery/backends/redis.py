@@ -3,6 +3,7 @@ jumpstarter.results.redis."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -39,4 +40,15 @@ class RedisBackend(NativeBackend):
         """A client of redis-py's, for users who want to do other things on the same server (locks, counters)."""
         import redis  # noqa: PLC0415 - only for those who ask
 
-        return redis.Redis.from_url((self.url or "").replace("redis+socket://", "unix://").replace("virtual_host=", "db="))
+        url = (self.url or "").replace("redis+socket://", "unix://").replace("virtual_host=", "db=")
+        ssl = self.app.conf.get("redis_backend_use_ssl")
+        return redis.Redis.from_url(url, **(ssl if isinstance(ssl, Mapping) else {}))
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:  # noqa: ARG002 - as Backend
+        """Let a chord that is under way wait for one more part."""
+        key = self.get_key_for_group(chord_id, ".t")
+        with self.client.pipeline() as pipeline:
+            pipeline.incr(key)
+            if self.chord_expires:
+                pipeline.expire(key, int(self.chord_expires))
+            pipeline.execute()

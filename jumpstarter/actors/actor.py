@@ -21,6 +21,7 @@ from jumpstarter.actors.plan import Declared, Plan, declared, frozen, make_plan
 from jumpstarter.actors.threads import DedicatedThread
 from jumpstarter.actors.view import StateView
 from jumpstarter.errors import ActorCrashed, ActorError, StopTimeout
+from jumpstarter.states import Chart
 
 _names: dict[str, itertools.count[int]] = {}
 
@@ -91,6 +92,11 @@ class Actor:
     def state(self) -> StateView:
         """The active states, as they were after the last step. From any thread."""
         return self._host.state
+
+    @property
+    def chart(self) -> Chart:
+        """The compiled chart of its class; ``chart.mermaid()`` draws it. From any thread."""
+        return self._host.plan.chart
 
     @property
     def concerns(self) -> Mapping[str, Concern]:

@@ -7,7 +7,7 @@ override it (the override keeps the options). ``resource`` alone replaces the me
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
@@ -70,6 +70,7 @@ def task(
 ) -> Callable[[Method], Method]: ...
 def task(
     method: Any = None,
+    /,
     *,
     during: During = None,
     on_leave: OnLeave = "cancel",
@@ -244,8 +245,8 @@ Manager = AbstractAsyncContextManager[T, Any] | AbstractContextManager[T, Any]
 Maker = (
     Callable[[Any], Manager[T]]
     | Callable[[Any], Awaitable[Manager[T]]]
-    | Callable[[Any], AsyncGenerator[T, None]]
-    | Callable[[Any], Generator[T, None, None]]
+    | Callable[[Any], AsyncIterator[T]]
+    | Callable[[Any], Iterator[T]]
 )
 
 

@@ -6,9 +6,10 @@ learns how long the last state took.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
+
+import anyio
 
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.states import Chart, Step
@@ -42,7 +43,7 @@ class Publisher:
             if self._entered:
                 self._entered.clear()  # stale once a step is missed
             return
-        now, monotonic = SYSTEM_CLOCK.now(), time.monotonic()
+        now, monotonic = SYSTEM_CLOCK.now(), anyio.current_time()
         for transition in step.transitions:
             target = transition.target or transition.source
             since = self._entered.get(transition.source)

@@ -126,14 +126,13 @@ class Keeper:
     async def _try_again(self, error: BaseException) -> bool:
         """Wait before the next attempt. False when there is to be none."""
         resource, now = self._resource, anyio.current_time()
-        was_held = self._held_since is not None
         if self._held_since is not None and now - self._held_since > resource.retry.cap:
             self._failures = 0  # it worked for a good while; what comes and goes faster than that is one failure after the other
         self._failures += 1
         if resource.retry.is_exhausted(self._failures) and not resource.optional:
             self._give_up(error)
             return False
-        self._complain(error, was_held=was_held)
+        self._complain(error)
         self._change("backing_off", error)
         self._tell_start("resource_failed")
         with anyio.CancelScope() as self._interruptible:
@@ -151,11 +150,11 @@ class Keeper:
         else:
             self.failure = failure
 
-    def _complain(self, error: BaseException, *, was_held: bool) -> None:
+    def _complain(self, error: BaseException) -> None:
         if self._resource.optional:
             self._host.post("report_warning", source=self._concern, detail=error)
             self.settled.set()
-        elif was_held or self.settled.is_set():
+        elif self.settled.is_set():  # it was held before
             self._host.post("report_problem", source=self._concern, detail=error)
 
     def _tell_start(self, event: str) -> None:

@@ -79,6 +79,11 @@ class Children:
         return [child.incarnation for child in list(self._children.values())]
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether they were told to end."""
+        return self._is_stopping
+
+    @property
     def pids(self) -> list[int]:
         """The processes that are known to run."""
         return [child.pid for child in self._children.values() if child.pid is not None]
@@ -187,8 +192,10 @@ class Children:
 
     async def _part_with(self, child: Child, started: frozenset[str], exited: Exited) -> None:
         """Bury a child and, unless the node stops, replace it."""
-        is_clean = self._is_stopping and exited.code == 0
-        if not is_clean and not child.killed:
+        if self._is_stopping and exited.code == 0:
+            self._forget(child)  # it has settled what it could and given back the rest
+            return
+        if not child.killed:
             logger.error("child %d (process %d) ended with %s", child.index, exited.pid, exited)
         if child.is_ready and not self._is_stopping:
             self._check_intensity(exited)

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 BROKER: Final = "broker"
 #: More children than this have no regions of their own.
 CHILD_REGIONS: Final = 32
+_PATIENCE: Final = 10.0  # seconds that a node which stops tries to settle what a dead child held
 _BURY_AGAIN: Final = 0.5  # seconds between attempts to settle a dead child's claims while a server is away
 
 
@@ -97,6 +98,10 @@ class Node(Actor):
         if self._children is not None:
             self._children.kill()
 
+    @property
+    def _is_stopping(self) -> bool:
+        return self._children is not None and self._children.is_stopping
+
     def _incarnations(self) -> list[str]:
         return self._children.incarnations if self._children is not None else []
 
@@ -112,12 +117,16 @@ class Node(Actor):
 
     async def _bury(self, child: Child, started: frozenset[str], evidence: str, killed_by_us: bool) -> None:
         """Settle what a dead child held, as often as it takes: until then it stays claimed, and after the lease any reaper
-        returns it."""
+        returns it. A node that stops tries for so long only."""
+        give_up_at = anyio.current_time() + _PATIENCE
         while True:
             try:
                 await anyio.to_thread.run_sync(partial(self._bury_now, child, started, evidence, killed_by_us))
             except (BrokerUnavailable, ResultsUnavailable) as error:
                 self._broker_troubled(error)
+                if self._is_stopping and anyio.current_time() > give_up_at:
+                    logger.error("what child %d held is returned once its lease has run out: %s", child.index, error)
+                    return
                 await anyio.sleep(_BURY_AGAIN)
             except Exception:
                 logger.exception("what child %d held could not be settled; it is returned once its lease has run out", child.index)

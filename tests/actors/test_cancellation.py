@@ -251,6 +251,7 @@ async def test_what_is_no_exception_passes_through_and_releases_everything_on_it
         await run(actor)
     assert interrupt.value.split(Interrupt)[1] is None
     assert actor.diary[-2:] == ["-second", "-first"]
+    assert anyio.current_time() == 4 + 2, "one after the other"
     assert str(actor.state) == "crashed"
 
 
@@ -270,6 +271,9 @@ async def test_stages_are_cancelled_and_awaited_before_draining():
                 with anyio.CancelScope(shield=True):
                     await anyio.sleep(1)
                 self.diary.append("-process")
+
+        async def on_stopping(self):
+            self.diary.append("on_stopping")
 
     actor = Looping()
     async with hosted(actor):

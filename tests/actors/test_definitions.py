@@ -1,6 +1,7 @@
 """A class that contradicts itself is refused when it is created; the error names the class and what to write instead."""
 
 import enum
+from pathlib import Path
 
 import pytest
 
@@ -308,3 +309,8 @@ def test_tries_count_attempts():
 def test_restarts_are_counted_within_their_time():
     restarts = Restarts(Intensity(restarts=2, within=10, retry=backoff(1, 8, jitter=0)))
     assert [restarts.next_delay(now) for now in (0, 1, 20, 21, 22)] == [1, 2, 1, 2, None]
+
+
+def test_the_reference_shows_the_chart_that_actors_run():
+    page = Path(__file__).parents[2] / "docs" / "reference" / "actors.md"
+    assert Actor().chart.mermaid().strip() in page.read_text(), "replace the diagram there by Actor().chart.mermaid()"

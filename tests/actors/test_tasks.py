@@ -79,6 +79,25 @@ async def test_what_a_state_leaves_has_ended_before_the_next_states_task_begins(
         assert actor.diary[-2:] == ["-healthy_only", "+in_trouble"]
 
 
+async def test_a_task_that_shares_a_state_with_the_next_one_is_awaited_as_well():
+    class Sharing(Keeping):
+        @task
+        async def usual(self):
+            await self.spend("usual", leave=2)
+
+        @task(during=("degraded", "unhealthy"))
+        async def in_trouble(self):
+            await self.spend("in_trouble")
+
+    async with hosted(Sharing()) as actor:
+        await anyio.sleep(1)
+        actor.report_problem("disk")
+        await anyio.sleep(1.9)
+        assert actor.diary == ["+usual"]
+        await anyio.sleep(0.2)
+        assert actor.diary == ["+usual", "-usual", "+in_trouble"]
+
+
 async def test_a_task_that_was_left_and_entered_again_meanwhile_starts_once_it_has_ended():
     async with hosted(Healths()) as actor:
         await anyio.sleep(1)
@@ -505,6 +524,25 @@ async def test_a_stage_that_fails_restarts_the_loop_from_its_first_stage():
         await run(actor)
     assert str(crash.value.__cause__) == "cannot do 2"
     assert actor.jobs == [3]
+
+
+async def test_a_stage_does_not_begin_when_the_step_into_it_suspends_the_loop():
+    class Torn(Keeping):
+        work = loop("polling", "processing")
+
+        @work.polling
+        async def poll(self):
+            self.report_problem("disk")
+            return 1
+
+        @work.processing
+        async def process(self, job):
+            self.diary.append(job)
+
+    async with hosted(Torn()) as actor:
+        await anyio.sleep(1)
+        assert actor.state.matches("started.work.suspended")
+        assert actor.diary == []
 
 
 async def test_a_loop_that_never_waits_lets_others_run():

@@ -215,19 +215,18 @@ async def test_a_thread_resource_that_cannot_be_entered_leaves_no_thread():
 async def test_a_thread_resource_that_takes_too_long_is_left_again_once_it_was_entered():
     begun, release, left = threading.Event(), threading.Event(), threading.Event()
 
-    @contextmanager
-    def slow():
-        begun.set()
-        release.wait(10)
-        try:
-            yield
-        finally:
+    class Opening:
+        def __enter__(self):
+            begun.set()
+            release.wait(10)
+
+        def __exit__(self, *_):
             left.set()
 
     class Slow(Actor):
         @resource(thread="own", timeout=0.05, retry=backoff(0, 0, tries=1))
         def thing(self):
-            return slow()
+            return Opening()
 
     with pytest.raises(ActorCrashed) as crash:
         await run(Slow())

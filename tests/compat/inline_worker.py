@@ -21,9 +21,7 @@ from jumpstarter.worker.settle import Settler
 def make_app(url: str | None = None, results: str | None = None, **settings: Any) -> Celery:
     """An app on a broker and a results store of its own, by default in memory."""
     name = uuid.uuid4().hex
-    app = Celery(
-        "tests", broker=url or f"memory://{name}", backend=results or f"memory://{name}", set_as_current=False, fixups=set()
-    )
+    app = Celery("tests", broker=url or f"memory://{name}", backend=results or f"memory://{name}", set_as_current=False)
     app.conf.update(task_allow_error_cb_on_chord_header=True, **settings)
     return app
 

@@ -208,7 +208,16 @@ def test_pickles_name_celery_and_come_back_by_either_name() -> None:
         assert pickle.loads(b"ccompat_celery.exceptions\\nRetry\\n.") is Retry
         assert pickle.loads(b"ccelery.exceptions\\nRetry\\n.") is Retry
         app = Celery("proj", broker="memory://")
-        assert pickle.loads(pickle.dumps(app)).main == "proj"
+        app.conf.task_default_queue = "mine"
+        again = pickle.loads(pickle.dumps(app))
+        assert (again.main, again.conf.task_default_queue) == ("proj", "mine")
+
+        @app.task(name="pickled")
+        def pickled(): pass
+
+        data = pickle.dumps(pickled)
+        assert b"celery.app.registry" in data and b"compat_celery" not in data
+        assert pickle.loads(data) is app.tasks["pickled"]
     """)
 
 
@@ -246,7 +255,9 @@ def test_the_pth_file_installs_the_alias_where_the_environment_asks_for_it() -> 
 
 
 def test_threads_that_import_by_both_names_at_once_get_the_same_modules() -> None:
+    """What is imported first has cycles of its own (kombu.utils and its modules), on which Python 3.11 fails without us too."""
     run("""
+        import anyio.to_thread, billiard.einfo, click, kombu.clocks, kombu.common, kombu.pools, kombu.utils, vine
         import compat_celery
         compat_celery.install_as_celery()
         import importlib, threading

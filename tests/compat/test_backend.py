@@ -147,10 +147,11 @@ def test_a_key_prefix_ends_in_a_separator():
 
 def test_pickled_results_come_back_as_they_were():
     app = make_app(result_serializer="pickle", accept_content=["pickle", "json"])
+    error = OSError(2, "not there", "a file")
     app.backend.store_result("i", {1, 2}, states.SUCCESS)
-    app.backend.store_result("e", ValueError("x"), states.FAILURE)
+    app.backend.store_result("e", error, states.FAILURE)
     assert app.backend.get_result("i") == {1, 2}
-    assert app.backend.get_result("e").args == ("x",)
+    assert app.backend.get_result("e").filename == "a file"
 
 
 def test_an_empty_id_has_no_key(backend):

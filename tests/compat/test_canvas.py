@@ -479,6 +479,24 @@ def test_a_frozen_chain_sends_the_ids_that_it_was_frozen_with(add):
     assert (result.id, messages[0].id) == (frozen.id, frozen.parent.id)
 
 
+def test_freezing_a_chord_puts_its_header_above_its_body(add, total):
+    canvas = chord([add.s(1), add.s(2)], total.s() | add.s(3))
+    frozen = canvas.freeze()
+    assert frozen.id == canvas.body.tasks[-1].id
+    assert frozen.parent.parent.id == canvas.tasks.id
+    assert [member.id for member in frozen.parent.parent] == [task.id for task in canvas.tasks.tasks]
+
+
+def test_a_chord_that_runs_later_travels_without_its_body_on_each_header_task(add, total):
+    inner = chord([add.s(1), add.s(2)], total.s())
+    with sent() as messages:
+        chord([add.s(3), add.s(4)], inner).apply_async()
+    header = messages[0].embed["chord"]["kwargs"]["header"]
+    tasks = header["kwargs"]["tasks"] if isinstance(header, dict) else header
+    assert [task["args"] for task in tasks] == [[1], [2]]
+    assert all("chord" not in task["options"] for task in tasks)
+
+
 def test_a_user_defined_signature_type_is_found_by_its_name():
     @Signature.register_type("special")
     class Special(Signature):

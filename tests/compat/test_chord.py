@@ -62,6 +62,11 @@ def build(app):
         sub = [self.app.tasks["add"].s(number) for number in names]
         return self.replace(group(sub) if len(sub) > 1 else sub[0])
 
+    @app.task(shared=False, name="invite", bind=True)
+    def invite(self, number):
+        self.add_to_chord(self.app.tasks["add"].s(number, 100))
+        return number
+
     app.finalize()
     return app
 
@@ -178,6 +183,16 @@ def test_replacing_a_task_in_a_chord_gives_a_list_in_the_list(app, worker, tasks
     chord([tasks["add"].s(2), tasks["become"].s([6, 7])], tasks["collect"].s()).apply_async()
     worker.run()
     assert app.calls == [[2, [6, 7]]]
+
+
+def test_a_task_can_add_another_one_to_its_chord_on_redis_only(app, worker, tasks):
+    result = chord([tasks["add"].s(1), tasks["invite"].s(2)], tasks["total"].s()).apply_async()
+    worker.run()
+    if app.backend.as_uri().startswith("redis"):
+        assert result.get(timeout=1) == 105
+    else:
+        with pytest.raises(Exception, match="needs a result backend on Redis"):
+            result.get(timeout=1)
 
 
 # What fails.

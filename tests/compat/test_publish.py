@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from kombu.exceptions import EncodeError, OperationalError
 from compat_celery import Celery, protocol, signals
 from compat_celery.app.publisher import broker_for, capture, embedded_url
 from compat_celery.exceptions import AlwaysEagerIgnored, ImproperlyConfigured, QueueNotFound
-from jumpstarter.errors import BrokerUnavailable, PublishTimeout
+from jumpstarter.errors import BrokerUnavailable, ConfigurationError, PublishTimeout
 
 Sent = Callable[..., list[Any]]
 
@@ -121,7 +122,7 @@ def test_user_headers_are_flat_and_may_override_celerys(add: Any, sent: Sent) ->
 
 def test_a_naive_eta_is_sent_without_an_offset(add: Any) -> None:
     with capture() as envelopes:
-        add.apply_async((1, 2), eta=datetime(2030, 1, 2, 3, 4, 5), expires=datetime(2090, 1, 1))
+        add.apply_async((1, 2), eta=datetime(2030, 1, 2, 3, 4, 5), expires=datetime(2090, 1, 1))  # noqa: DTZ001 - naive on purpose
     headers = envelopes[0].headers
     assert (headers["eta"], headers["expires"]) == ("2030-01-02T03:04:05", "2090-01-01T00:00:00")
 
@@ -354,6 +355,21 @@ def test_a_publish_that_timed_out_is_not_tried_again_since_it_may_have_arrived(a
     assert unreliable.attempts == 1
 
 
+def test_the_next_of_several_brokers_is_tried_when_one_cannot_be_reached() -> None:
+    app = Celery("proj", broker="redis://127.0.0.1:1/0;memory://alternate", backend="disabled")
+    app.conf.task_publish_retry_policy = {"max_retries": 1, "interval_start": 0}
+    app.send_task("a")
+    assert broker_for(app, "memory://alternate").depth("celery") == 1
+    app.send_task("b", retry=False)
+    assert broker_for(app, "memory://alternate").depth("celery") == 2
+
+
+def test_a_message_for_everybody_says_that_this_cannot_be_done(app: Celery) -> None:
+    app.conf.task_queues = [Queue("all-1", Exchange("all", "fanout")), Queue("celery")]
+    with pytest.raises(NotImplementedError, match="fanout"):
+        app.send_task("a", queue="all-1")
+
+
 # Signals.
 
 
@@ -414,9 +430,13 @@ def test_a_bulk_goes_in_one_round_trip(app: Celery, add: Any, sent: Sent) -> Non
 
 
 def test_of_a_bulk_that_fails_nothing_is_sent(app: Celery, add: Any, sent: Sent) -> None:
-    with pytest.raises(ZeroDivisionError), app.bulk_publish():
-        add.delay(1, 2)
-        1 / 0  # noqa: B018 - it is the failure
+    def half() -> None:
+        with app.bulk_publish():
+            add.delay(1, 2)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
     assert sent() == []
 
 
@@ -479,8 +499,6 @@ class FakeKombuProducer:
         self.connection = self
 
     def _reraise_as_library_errors(self) -> Any:
-        from contextlib import nullcontext
-
         return nullcontext()
 
     def publish(self, body: Any, **options: Any) -> None:
@@ -513,11 +531,22 @@ def test_a_connection_to_another_broker_gets_the_message(app: Celery, add: Any, 
     assert broker_for(app, "memory://elsewhere").depth("celery") == 1
 
 
-def test_a_connection_that_cannot_be_made_is_an_operational_error(tmp_path: Path) -> None:
+def test_a_connection_to_a_broker_that_does_not_answer_is_an_operational_error() -> None:
+    app = Celery("proj", broker="memory://")
+    connection = app.connection()
+    broker_for(app).ping = lambda: (_ for _ in ()).throw(BrokerUnavailable("memory://", "gone"))
+    waits: list[float] = []
+    with pytest.raises(OperationalError, match="gone"):
+        connection.ensure_connection(lambda error, wait: waits.append(wait), max_retries=2, interval_start=0, interval_step=0)
+    assert waits == [0, 0]
+    assert connection.connected is False
+
+
+def test_a_file_that_is_no_database_says_so(tmp_path: Path) -> None:
     broken = tmp_path / "no-database"
     broken.write_bytes(b"this is no database" * 100)
     app = Celery("proj", broker=f"sqlite:///{broken}")
-    with pytest.raises((OperationalError, ImproperlyConfigured)):
+    with pytest.raises(ConfigurationError, match="no SQLite database"):
         app.connection().ensure_connection(max_retries=0)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import Program, eventually, our_side, wait_ready
+from tests.peers import Program, RedisServer, eventually, our_side, wait_ready
 
 APP = Path(__file__).parent / "app"
 SOON = 20.0
@@ -127,6 +127,17 @@ def test_a_signal_that_arrives_twice_at_once_counts_once(
     worker.send(signal.SIGTERM)
     assert worker.wait(within=SOON) == 0
     assert client(f"print(app.AsyncResult({task_id!r}).get(timeout=1))") == "held"
+
+
+def test_a_worker_whose_broker_is_away_can_be_stopped(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as redis:
+        env = our_side().environment(APP, DESK_URL=redis.url)
+        with our_side().worker("desk", "-c", "2", folder=tmp_path, env=env, log=tmp_path / "worker.log") as worker:
+            wait_ready(worker)
+            redis.kill()
+            worker.wait_for("/1: started.health.healthy → started.health.degraded", within=SOON)
+            worker.send(signal.SIGTERM)
+            assert worker.wait(within=SOON) == 0, worker.text()
 
 
 def test_signals_reach_the_users_receivers_in_each_child(start_worker: StartWorker) -> None:

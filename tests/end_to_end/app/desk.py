@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 from celery import Celery, chain, chord, group, shared_task, signals
 
@@ -26,7 +27,7 @@ def farewell(sig, how, **_):
 @app.task(acks_late=True)
 def hold(folder, seconds):
     """Says that it began, works, and says that it ended."""
-    with open(os.path.join(folder, "began"), "a") as file:
+    with (Path(folder) / "began").open("a") as file:
         file.write("x")
     time.sleep(seconds)
     return "held"
