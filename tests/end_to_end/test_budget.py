@@ -1,7 +1,7 @@
 """What one message costs in calls of our own functions, so that it does not grow unnoticed.
 
-DESIGN's goal is 40 calls in 12 modules. Where we are, and why, is told in docs/explanation/the-way-of-one-message.md; the limits below
-are what it takes today. Whoever gets it lower lowers them.
+DESIGN's goal is 40 calls in 12 modules. Where we are, and why, is told in docs/explanation/the-way-of-one-message.md; the limits
+below are what it takes today. Whoever gets it lower lowers them.
 """
 
 from __future__ import annotations
