@@ -50,13 +50,8 @@ class _Forwarded(str):
 class Proxy:
     """Stands for what ``local(*args, **kwargs)`` returns, asked anew at every use."""
 
+    # No annotations in the body: the class would have __annotations__ then, and hide those of what it stands for.
     __slots__ = ("_args", "_doc", "_kwargs", "_local", "_name")
-
-    _local: Callable[..., Any]
-    _args: tuple[Any, ...]
-    _kwargs: dict[str, Any]
-    _name: str | None
-    _doc: str | None
 
     def __init__(
         self,
@@ -179,9 +174,6 @@ class PromiseProxy(Proxy):
     """Stands for what ``local(*args, **kwargs)`` returns, which is called once, at the first use."""
 
     __slots__ = ("__weakref__", "_pending", "_thing")
-
-    _thing: Any
-    _pending: deque[Callable[[], Any]] | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -113,7 +113,12 @@ class _Models:
         padded = [*names, *[None] * len(positional)]
         dumped = [self._dumped(name, value) for name, value in zip(padded, positional, strict=False)]
         by_name = {name: self._dumped(name if self._is_keyword(name) else None, value) for name, value in named.items()}
-        return (dumped if isinstance(positional, list) else tuple(dumped)), by_name
+        # What was not dumped is given back itself, None too: publishing tells "no arguments" from an empty list.
+        if any(new is not old for new, old in zip(dumped, positional, strict=True)):
+            args = dumped if isinstance(positional, list) else tuple(dumped)
+        if any(by_name[name] is not value for name, value in named.items()):
+            kwargs = by_name
+        return args, kwargs
 
     def _is_keyword(self, name: str) -> bool:
         parameter = self.signature.parameters.get(name)

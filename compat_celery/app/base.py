@@ -22,6 +22,7 @@ from weakref import WeakSet
 from kombu import pools
 from kombu.clocks import LamportClock
 from kombu.common import oid_from
+from kombu.exceptions import LimitExceeded
 from kombu.utils.uuid import uuid
 from vine import starpromise
 
@@ -59,7 +60,7 @@ from compat_celery.app.utils import (
     bugreport,
     detect_settings,
 )
-from compat_celery.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured
+from compat_celery.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured, OperationalError
 from compat_celery.loaders import get_loader_cls
 from compat_celery.local import PromiseProxy, maybe_evaluate
 from compat_celery.utils import abstract
@@ -662,7 +663,9 @@ class Celery:
 
     def _autodiscover_tasks_from_fixups(self, related_name: str | None) -> Any:
         fixups = [fixup for fixup in self._fixups if hasattr(fixup, "autodiscover_tasks")]
-        return self._autodiscover_tasks_from_names([name for fixup in fixups for name in fixup.autodiscover_tasks()], related_name)
+        return self._autodiscover_tasks_from_names(
+            [name for fixup in fixups for name in fixup.autodiscover_tasks()], related_name=related_name
+        )
 
     # Calling tasks.
 
@@ -901,9 +904,16 @@ class Celery:
         return self._pool
 
     def _acquire_connection(self, pool: bool = True) -> Any:
-        if pool:
-            return self.pool.acquire(block=True, timeout=self.conf.broker_pool_acquire_timeout)
-        return self.connection_for_write()
+        if not pool:
+            return self.connection_for_write()
+        timeout, limit = self.conf.broker_pool_acquire_timeout, self.conf.broker_pool_limit
+        try:
+            return self.pool.acquire(block=True, timeout=timeout)
+        except LimitExceeded as error:
+            raise OperationalError(
+                f"Timed out waiting for a broker connection after {timeout}s. All {limit} connections are in use. Consider "
+                f"increasing broker_pool_limit (currently {limit}) or broker_pool_acquire_timeout (currently {timeout}s)."
+            ) from error
 
     def connection_or_acquire(self, connection: Any = None, pool: bool = True, *_: Any, **__: Any) -> FallbackContext:
         """A context with the connection that is given, or else one from the pool."""
@@ -916,8 +926,8 @@ class Celery:
         """Gives producers."""
         return self.amqp.producer_pool
 
-    def _acquire_producer(self) -> Any:
-        return self.producer_pool.acquire(block=True, timeout=self.conf.broker_pool_acquire_timeout)
+    def _acquire_producer(self, timeout: float | None = None) -> Any:
+        return self.producer_pool.acquire(block=True, timeout=timeout)
 
     def producer_or_acquire(self, producer: Any = None) -> FallbackContext:
         """A context with the producer that is given, or else the app's own."""

@@ -6,6 +6,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Mapping
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio.to_thread
@@ -589,6 +590,8 @@ class Task:
             value, traceback = value.exception, value.traceback
             if isinstance(value, ExceptionWithTraceback):
                 value = value.exc
+        elif isinstance(value, BaseException):
+            traceback = "".join(format_exception(value))
         if isinstance(value, Retry) and value.sig is not None:
             return value.sig.apply(retries=(retries or 0) + 1)  # type: ignore[no-any-return] # a signature's apply
         state = states.SUCCESS if outcome.info is None else outcome.info.state

@@ -251,7 +251,7 @@ class AppPickler:
         names = ("main", "changes", "loader", "backend", "amqp", "events", "log", "control", "accept_magic_kwargs")
         named = dict(zip((*names, "config_source", "config_source_silent"), args, strict=False))
         named.pop("accept_magic_kwargs", None)
-        return {**named, "set_as_current": False}
+        return {"config_source": None, "config_source_silent": False, **named, "set_as_current": False}
 
     def construct(self, cls: Any, **kwargs: Any) -> Any:
         """Make the app."""
@@ -287,12 +287,33 @@ def sanitize_url(url: Any, mask: str = MASK) -> Any:
     if "@" not in authority:
         # A password with a slash in it ends up in the tail.
         return f"{scheme}://{mask}" if "@" in tail.partition("?")[0] and ":" in authority else url
-    user, _, host = authority.rpartition("@")
+    return f"{scheme}://{_mask_authority(authority, mask)}{tail}"
+
+
+HOST = re.compile(r"[\w.\-\[\]]+(:\d+)?\Z")
+
+
+def _mask_authority(authority: str, mask: str) -> str:
+    """``user:password@host`` without the password; also several of them, joined by ``;`` or ``,``."""
+    for separator in (";", ","):
+        parts = [part.strip() for part in authority.split(separator) if part.strip()]
+        # A password may contain the separator: it is one only where each part is an address by itself, and the first has a user.
+        if len(parts) > 1 and "@" in parts[0] and all(HOST.match(part.rpartition("@")[2]) for part in parts):
+            users = [part.rpartition("@")[0] for part in parts if "@" in part]
+            if all(":" in user for user in users):
+                return separator.join(_mask_user(part, mask) for part in parts)
+    return _mask_user(authority, mask)
+
+
+def _mask_user(address: str, mask: str) -> str:
+    user, found, host = address.rpartition("@")
+    if not found:
+        return address
     name, colon, _ = user.partition(":")
-    # "user@pass@host", or several hosts of which each has a user: nothing before the last @ is certain to be harmless.
-    if "@" in user:
-        name, colon = ("", ":") if colon else (mask, "")
-    return f"{scheme}://{name}{colon}{mask if colon else ''}@{host}{tail}"
+    # "user@password@host", without a colon: nothing before the last @ is certain to be harmless.
+    if not colon and "@" in user:
+        return f"{mask}@{host}"
+    return f"{name}{colon}{mask if colon else ''}@{host}"
 
 
 def _mask_azure(connection: str, mask: str) -> str:

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from heapq import heapify, heappop, heappush
-from itertools import chain
+from itertools import chain, count
 from queue import Empty
 from typing import Any
 
@@ -318,12 +318,14 @@ class LimitedSet:
     #: The heap may hold this share of stale entries before it is built anew.
     max_heap_percent_overload = 15
 
-    def __init__(self, maxlen: int = 0, expires: float = 0, data: Any = None, minlen: int = 0) -> None:
+    def __init__(self, maxlen: int | None = 0, expires: float = 0, data: Any = None, minlen: int = 0) -> None:
         self.maxlen = maxlen or 0
         self.minlen = minlen or 0
         self.expires = expires or 0
-        self._data: dict[Any, tuple[float, Any]] = {}
-        self._heap: list[tuple[float, Any]] = []
+        #: When each item was added, and the how manieth it was: of items of one time, the first is the oldest.
+        self._data: dict[Any, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, Any]] = []
+        self._numbers = count()
         if data:
             self.update(data)
         if not self.maxlen >= self.minlen >= 0:
@@ -338,40 +340,36 @@ class LimitedSet:
 
     def add(self, item: Any, now: float | None = None) -> None:
         """Add an item, or make it new again. ``now``: monotonic seconds."""
-        entry = (time.monotonic() if now is None else now, item)
-        self._data[item] = entry
-        heappush(self._heap, _Entry(entry))
+        stamp = (time.monotonic() if now is None else now, next(self._numbers))
+        self._data[item] = stamp
+        heappush(self._heap, (*stamp, item))
         if len(self._heap) * 100 > len(self._data) * (100 + self.max_heap_percent_overload):
-            self._rebuild()
+            self._refresh_heap()
         if self.maxlen and len(self._data) >= self.maxlen:
             self.purge()
 
-    def _rebuild(self) -> None:
-        self._heap[:] = [_Entry(entry) for entry in self._data.values()]
+    def _refresh_heap(self) -> None:
+        self._heap[:] = [(*stamp, item) for item, stamp in self._data.items()]
         heapify(self._heap)
 
     def update(self, other: Any) -> None:
         """Add what another set, a mapping from items to times, or an iterable holds."""
-        if not other:
-            return
         if isinstance(other, LimitedSet):
-            self._data.update(other._data)
-            self._rebuild()
-            self.purge()
-        elif isinstance(other, Mapping):
+            other = {item: other._data[item][0] for item in other}
+        if isinstance(other, Mapping):
             for item, inserted in other.items():
                 self.add(item, inserted[0] if isinstance(inserted, tuple) else inserted)
         else:
-            for item in other:
+            for item in other or ():
                 self.add(item)
 
     def discard(self, item: Any) -> None:
         """Forget an item; nothing happens when it is not there."""
         self._data.pop(item, None)
 
-    def purge(self, now: float | None = None) -> None:
-        """Forget what is too old or too much. ``now``: monotonic seconds."""
-        now = time.monotonic() if now is None else now
+    def purge(self, now: Any = None) -> None:
+        """Forget what is too old or too much. ``now``: monotonic seconds, or what gives them."""
+        now = time.monotonic() if now is None else now() if callable(now) else now
         if self.maxlen:
             while len(self._data) > self.maxlen:
                 self.pop()
@@ -382,8 +380,9 @@ class LimitedSet:
                     break
                 self.pop()
 
-    def _oldest(self) -> tuple[float, Any] | None:
-        while self._heap and self._data.get(self._heap[0][1]) != tuple(self._heap[0]):
+    def _oldest(self) -> tuple[float, int, Any] | None:
+        # Items that were discarded or added again have left entries behind.
+        while self._heap and self._data.get(self._heap[0][2]) != self._heap[0][:2]:
             heappop(self._heap)
         return self._heap[0] if self._heap else None
 
@@ -393,15 +392,16 @@ class LimitedSet:
         if oldest is None:
             return default
         heappop(self._heap)
-        self._data.pop(oldest[1], None)
-        return oldest[1]
+        item = oldest[2]
+        self._data.pop(item, None)
+        return item
 
     def as_dict(self) -> dict[Any, float]:
-        """Each item with the time of its insertion."""
-        return {item: inserted for inserted, item in self._data.values()}
+        """Each item with the time of its insertion, oldest first."""
+        return {item: self._data[item][0] for item in self}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LimitedSet) and self._data == other._data
+        return isinstance(other, LimitedSet) and self.as_dict() == other.as_dict()
 
     __hash__ = None  # type: ignore[assignment] # it changes
 
@@ -409,7 +409,7 @@ class LimitedSet:
         return f"<{type(self).__name__}({len(self)}): maxlen={self.maxlen}, expires={self.expires}, minlen={self.minlen}>"
 
     def __iter__(self) -> Iterator[Any]:
-        return (item for _, item in sorted(self._data.values(), key=lambda entry: entry[0]))
+        return iter(sorted(self._data, key=self._data.__getitem__))
 
     def __len__(self) -> int:
         return len(self._data)
@@ -422,15 +422,6 @@ class LimitedSet:
 
     def __reduce__(self) -> Any:
         return type(self), (self.maxlen, self.expires, self.as_dict(), self.minlen)
-
-
-class _Entry(tuple[float, Any]):
-    """(time, item) that is compared by its time alone: items of different types have no order."""
-
-    __slots__ = ()
-
-    def __lt__(self, other: tuple[Any, ...]) -> bool:
-        return bool(self[0] < other[0])
 
 
 class Evictable:
@@ -519,9 +510,9 @@ class BufferMap(OrderedDict[Any, Messagebuffer], Evictable):
         super().__init__()
         self.maxsize = maxsize
         self.bufmaxsize = bufmaxsize
-        if iterable:
-            self.update(iterable)
-        self.total = sum(len(buffer) for buffer in self.values())
+        self.total = 0
+        for key, items in dict(iterable or {}).items():
+            self.extend(key, items)
 
     def put(self, key: Any, item: Any) -> None:
         """Add an item to the key's buffer."""

@@ -138,34 +138,35 @@ def regen(it: Iterable[Any]) -> Any:
 class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
     """A list that is filled from an iterable as it is read.
 
-    A ``list`` by type, because serialisers and canvases ask for it; what it holds is in ``_read``, not in the list, so
-    every method that reads is overridden. It looks one item ahead, so the last item is known to be the last while it is yielded.
+    A ``list`` by type, because serialisers and canvases ask for it; what it holds is elsewhere, so
+    every method that reads is overridden. It looks one item ahead when it reads, so the last item is known to be the last while it
+    is yielded.
     """
 
     def __init__(self, it: Iterable[Any]) -> None:
         super().__init__()
-        self._source: Iterator[Any] = iter(it)
-        self._read: list[Any] = []
-        self._done = False
+        self.__it: Iterator[Any] = iter(it)
+        self.__consumed: list[Any] = []
+        self.__done = False
 
     def _fill(self, count: int | None = None) -> None:
         """Read until ``count`` items are there (None: all)."""
-        while not self._done and (count is None or len(self._read) < count):
+        while not self.__done and (count is None or len(self.__consumed) < count):
             try:
-                self._read.append(next(self._source))
+                self.__consumed.append(next(self.__it))
             except StopIteration:
-                self._done = True
+                self.__done = True
 
     @property
     def data(self) -> list[Any]:
         """All items, as a plain list."""
         self._fill()
-        return self._read
+        return self.__consumed
 
     def map(self, func: Callable[[Any], Any]) -> None:
         """Replace each item, read or not yet, by ``func(item)``."""
-        self._read = [func(item) for item in self._read]
-        self._source = map(func, self._source)
+        self.__consumed = [func(item) for item in self.__consumed]
+        self.__it = map(func, self.__it)
 
     def __reduce__(self) -> Any:
         return list, (self.data,)
@@ -174,31 +175,34 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
         return self.__reduce__()
 
     def __iter__(self) -> Iterator[Any]:
-        index = 0
+        index, reads = 0, False
         while True:
-            self._fill(index + 2)
-            if index >= len(self._read):
+            # What is there is given without reading on: a chord's header may be endless.
+            reads = reads or index >= len(self.__consumed)
+            if reads:
+                self._fill(index + 2)
+            if index >= len(self.__consumed):
                 return
-            yield self._read[index]
+            yield self.__consumed[index]
             index += 1
 
     def __getitem__(self, index: Any) -> Any:
         if not isinstance(index, slice):
             index = operator.index(index)
             if index >= 0:
-                self._fill(index + 1)
-                return self._read[index]
+                self._fill(index + 2)
+                return self.__consumed[index]
         return self.data[index]
 
     def __bool__(self) -> bool:
         self._fill(1)
-        return bool(self._read)
+        return bool(self.__consumed)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __length_hint__(self) -> int:
-        return operator.length_hint(self._source) + len(self._read)
+        return operator.length_hint(self.__it)
 
     def __contains__(self, item: object) -> bool:
         return any(item == known for known in self)
@@ -252,8 +256,8 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
         return self.data.copy()
 
     def __repr__(self) -> str:
-        shown = ", ".join(map(repr, self._read))
-        return f"<{type(self).__name__}: [{shown}{'' if self._done else '...'}]>"
+        shown = ", ".join(map(repr, self.__consumed))
+        return f"<{type(self).__name__}: [{shown}{'' if self.__done else '...'}]>"
 
 
 def head_from_fun(fun: Callable[..., Any], bound: bool = False) -> Callable[..., Any]:

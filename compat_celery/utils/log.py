@@ -168,16 +168,16 @@ class LoggingProxy:
             text = safe_str(data)
             print(text, file=sys.__stderr__)
             return len(text)
-        if getattr(self._thread, "writing", False) or not data or self.closed:
+        if getattr(self._thread, "recurse_protection", False) or not data or self.closed:
             return 0
-        self._thread.writing = True
+        self._thread.recurse_protection = True
         try:
             text = safe_str(data).rstrip("\n")
             if text:
                 self.logger.log(self.loglevel, text)
             return len(text)
         finally:
-            self._thread.writing = False
+            self._thread.recurse_protection = False
 
     def writelines(self, sequence: Iterable[Any]) -> None:
         """Log each of the texts."""

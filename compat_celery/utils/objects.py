@@ -47,8 +47,10 @@ class FallbackContext:
     def __enter__(self) -> Any:
         if self.provided is not None:
             return self.provided
-        self._context = self.fallback(*self.fb_args, **self.fb_kwargs)
-        return self._context.__enter__()
+        context = self.fallback(*self.fb_args, **self.fb_kwargs)
+        value = context.__enter__()
+        self._context = context
+        return value
 
     def __exit__(self, *exc_info: object) -> Any:
         return None if self._context is None else self._context.__exit__(*exc_info)

@@ -130,7 +130,7 @@ def simple_format(
         key = match.expand(expand)
         if key not in known:
             raise ValueError(
-                f"unknown format %{key} in {s!r}: write %%{key} for the characters themselves, or use one of "
+                f"Unknown format %{key} in string {s!r}: write %%{key} for the characters themselves, or use one of "
                 + ", ".join(f"%{name}" for name in sorted(known))
             )
         value = known[key]

@@ -25,8 +25,6 @@ T = TypeVar("T")
 class LocalStack(Generic[T]):
     """A stack per context. What is pushed in one thread or coroutine is not seen in others."""
 
-    __slots__ = ("_items",)
-
     def __init__(self) -> None:
         # Tuples, not a list: a coroutine inherits the stack as it is when it starts, and must not change its parent's.
         self._items: ContextVar[tuple[T, ...]] = ContextVar("LocalStack", default=())
