@@ -107,6 +107,11 @@ def build_tracer(
     return Tracer(name, task, loader, hostname, store_errors, Info, eager, propagate, app, monotonic)
 
 
+def coroutine_tracer(task: Any, *, app: Any, hostname: str | None) -> Tracer:
+    """A tracer whose :meth:`Tracer.acall` runs a coroutine task on the running loop."""
+    return Tracer(task.name, task, None, hostname, True, TraceInfo, False, False, app, time.monotonic)
+
+
 class _Run:
     """One execution on its way."""
 
@@ -171,7 +176,13 @@ class Tracer:
                 self._succeed(run, value)
             except Exception as error:  # noqa: BLE001 - the user's error becomes the task's result
                 self._end(run, error)
+            else:
+                self._succeeded(run)
             self._postrun(run)
+        except Exception as error:
+            if self._eager:
+                raise
+            self._internal_error(run, error)
         finally:
             self._finish(run)
         return trace_ok_t(run.retval, run.info, run.runtime, run.retstr)
@@ -185,7 +196,13 @@ class Tracer:
                 self._succeed(run, await self._fun(*args, **kwargs))
             except Exception as error:  # noqa: BLE001 - the user's error becomes the task's result
                 self._end(run, error)
+            else:
+                self._succeeded(run)
             self._postrun(run)
+        except Exception as error:
+            if self._eager:
+                raise
+            self._internal_error(run, error)
         finally:
             self._finish(run)
         return trace_ok_t(run.retval, run.info, run.runtime, run.retstr)
@@ -221,14 +238,40 @@ class Tracer:
             with deferred():
                 self._follow_up(run, value)
         self._store_success(run, value)
-        run.retval, run.state = value, SUCCESS
         run.runtime = self._monotonic() - run.started
+        self._decide(run, SUCCESS, value)
+
+    def _decide(self, run: _Run, state: str, retval: Any) -> None:
+        """What the task came to. What hooks raise from here on changes nothing about it."""
+        run.state, run.retval = state, retval
+        if state != SUCCESS:
+            run.info = self._info(state, retval)
+        effects = current.get()
+        if effects is not None:
+            effects.status = state
+            effects.error = retval if state == FAILURE else None
+
+    def _succeeded(self, run: _Run) -> None:
         task = self.task
-        task.on_success(value, run.uuid, run.args, run.kwargs)
+        task.on_success(run.retval, run.uuid, run.args, run.kwargs)
         if signals.task_success.receivers:
-            signals.task_success.send(sender=task, result=value)
+            signals.task_success.send(sender=task, result=run.retval)
         if logger.isEnabledFor(logging.INFO):
             self._log_success(run)
+
+    def _internal_error(self, run: _Run, error: Exception) -> None:
+        """A hook of the task failed after its result was decided: told, and nothing else changes."""
+        logger.error("Task %s[%s]: a hook failed: %r", self._shown_name(run), run.uuid, error, exc_info=error)
+        signals.task_internal_error.send(
+            sender=self.task,
+            task_id=run.uuid,
+            args=run.args,
+            kwargs=run.kwargs,
+            request=run.request,
+            exception=error,
+            traceback=error.__traceback__,
+            einfo=ExceptionInfo((type(error), error, error.__traceback__)),
+        )
 
     def _follow_up(self, run: _Run, value: Any) -> None:
         """Send the callbacks and the chain's next step: before the result is stored, so that what cannot be encoded fails the
@@ -284,8 +327,7 @@ class Tracer:
         run.runtime = self._monotonic() - run.started
 
     def _leave(self, run: _Run, state: str, error: Exception) -> None:
-        run.state, run.retval = state, error
-        run.info = self._info(state, error)
+        self._decide(run, state, error)
         if state == REJECTED:
             logger.info(
                 "Task %s[%s] reject requeue=%s: %s", self._shown_name(run), run.uuid, getattr(error, "requeue", None), error
@@ -294,8 +336,7 @@ class Tracer:
             logger.info("Task %s[%s] ignored", self._shown_name(run), run.uuid)
 
     def _retry(self, run: _Run, error: Retry) -> None:
-        run.state, run.retval = RETRY, error
-        run.info = self._info(RETRY, error)
+        self._decide(run, RETRY, error)
         task, request = self.task, run.request
         _, _, trace = sys.exc_info()
         try:
@@ -309,8 +350,7 @@ class Tracer:
             del trace
 
     def _fail(self, run: _Run, error: Exception) -> None:
-        run.state, run.retval = FAILURE, error
-        run.info = self._info(FAILURE, error)
+        self._decide(run, FAILURE, error)
         task = self.task
         _, _, trace = sys.exc_info()
         try:
@@ -361,11 +401,6 @@ class Tracer:
                 retval=run.retval,
                 state=run.state,
             )
-        effects = current.get()
-        if effects is not None:
-            effects.status = run.state
-            if run.state == FAILURE:
-                effects.error = run.retval
 
     def _finish(self, run: _Run) -> None:
         task = self.task

@@ -168,6 +168,7 @@ class TaskHandler:
         self.task = task
         self.is_coroutine = bool(getattr(task, "is_coroutine", False))
         self._application = application
+        self._acaller: trace.Tracer | None = None
 
     def run(self, job: Job) -> Outcome:
         """Decode the payload, trace the task, and collect what it wants done."""
@@ -188,7 +189,7 @@ class TaskHandler:
         token = current.set(effects)
         try:
             request, call = self._prepare(job)
-            result = await self._tracer().acall(job.id, call.args, call.kwargs, request)
+            result = await self._coroutine_tracer().acall(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
             return self._application.refuse(job.delivery, error)
         finally:
@@ -207,6 +208,13 @@ class TaskHandler:
             # Through the module: monitoring agents replace build_tracer there.
             task.__trace__ = trace.build_tracer(task.name, task, app=self._application.app, hostname=self._application.hostname)
         return task.__trace__
+
+    def _coroutine_tracer(self) -> trace.Tracer:
+        """Never through ``build_tracer``: what agents put in its place calls the task as a function, which a coroutine is not."""
+        if self._acaller is None:
+            application = self._application
+            self._acaller = trace.coroutine_tracer(self.task, app=application.app, hostname=application.hostname)
+        return self._acaller
 
     def _outcome(self, job: Job, effects: Effects, result: trace.trace_ok_t) -> Outcome:
         return Outcome(

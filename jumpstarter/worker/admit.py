@@ -3,11 +3,14 @@ settle."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from jumpstarter.abc.application import Application
 from jumpstarter.errors import MessageError
-from jumpstarter.jobs import Delivery, Job, Outcome, Park
+from jumpstarter.jobs import Delivery, Job, Outcome, Park, Quarantine
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -28,7 +31,12 @@ def admit(deliveries: list[Delivery], application: Application, *, now: float, m
     """Sort a batch. ``now`` is wall time in seconds."""
     admitted = Admitted()
     for delivery in deliveries:
-        verdict = admit_one(delivery, application, now=now, max_attempts=max_attempts)
+        try:
+            verdict = admit_one(delivery, application, now=now, max_attempts=max_attempts)
+        except Exception as error:
+            # Something that the application has no word for. It must not take the rest of the batch along.
+            logger.exception("a message in %r could not be admitted and is kept in quarantine", delivery.queue)
+            verdict = Outcome(delivery, None, "REFUSED", Quarantine(f"it could not be admitted: {error!r}"), error=error)
         if isinstance(verdict, Outcome):
             admitted.outcomes.append(verdict)
         elif verdict.handler.is_coroutine:

@@ -7,16 +7,19 @@ ahead and then waits behind a job that turns out long is handed back.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
 from jumpstarter.abc.application import Application
 from jumpstarter.abc.executor import Executor
 from jumpstarter.clock import SYSTEM_CLOCK, Clock
-from jumpstarter.jobs import Job, Outcome
+from jumpstarter.jobs import Job, Outcome, Quarantine
 from jumpstarter.telemetry import tracing
 from jumpstarter.worker.marks import Ring
 from jumpstarter.worker.options import WorkerOptions
+
+logger = logging.getLogger(__name__)
 
 _WEIGHT = 0.1  # of the newest job in the moving average of run times
 
@@ -24,13 +27,17 @@ _WEIGHT = 0.1  # of the newest job in the moving average of run times
 class Runner:
     """Runs one job, whatever it does: the functions that executors call in their slots."""
 
-    def __init__(self, application: Application, url: str, marks: Ring | None, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, application: Application, url: str, marks: Ring | None, *, may_exit: bool = False, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         """:param url: the broker's, for spans.
         :param marks: where starts are marked for the parent; None where no parent outlives this process.
+        :param may_exit: a job that raises SystemExit ends this process; else it only counts as lost.
         """
         self._application = application
         self._url = url
         self._mark: Callable[[str], None] = marks.mark if marks is not None else _no_mark
+        self._may_exit = may_exit
         self._now = clock.now
         #: Moving average of run times, seconds; None before the first job.
         self.average: float | None = None
@@ -44,11 +51,21 @@ class Runner:
         self._start(job)
         if tracing.enabled:
             with self._span(job) as span:
-                outcome = job.handler.run(job)
+                outcome = self._run(job)
                 span.outcome(outcome.status, outcome.error)
         else:
-            outcome = job.handler.run(job)
+            outcome = self._run(job)
         return self._finish(outcome, job)
+
+    def _run(self, job: Job) -> Outcome:
+        try:
+            return job.handler.run(job)
+        except Exception as error:  # noqa: BLE001 - a handler that breaks its promise must not cost a slot
+            return _broken(job, error)
+        except SystemExit as error:
+            if self._may_exit:
+                raise
+            return self._application.lose(job, f"it called exit({error.code!r})", quarantine=False)
 
     async def arun(self, job: Job, _slot: int) -> Outcome:
         """Run a coroutine's job on this loop."""
@@ -57,11 +74,20 @@ class Runner:
         self._start(job)
         if tracing.enabled:
             with self._span(job) as span:
-                outcome = await job.handler.arun(job)
+                outcome = await self._arun(job)
                 span.outcome(outcome.status, outcome.error)
         else:
-            outcome = await job.handler.arun(job)
+            outcome = await self._arun(job)
         return self._finish(outcome, job)
+
+    async def _arun(self, job: Job) -> Outcome:
+        try:
+            return await job.handler.arun(job)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _broken(job, error)
+        except SystemExit as error:
+            # Never the process: other coroutines share it.
+            return self._application.lose(job, f"it called exit({error.code!r})", quarantine=False)
 
     def _is_late(self, job: Job) -> bool:
         return job.expires is not None and job.expires <= self._now()
@@ -146,6 +172,11 @@ class Capacity:
     def withdraw(self) -> Sequence[Job]:
         """Take back what is not started."""
         return [*self._sync.withdraw(), *self._loop.withdraw()]
+
+
+def _broken(job: Job, error: Exception) -> Outcome:
+    logger.error("%s[%s]: its handler failed; the message is kept in quarantine", job.name, job.id, exc_info=error)
+    return Outcome(job.delivery, job, "FAILURE", Quarantine(f"its handler failed: {error!r}"), error=error)
 
 
 def _no_mark(tag: str) -> None:

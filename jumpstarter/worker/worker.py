@@ -47,6 +47,7 @@ LEASE: Final = "lease"
 
 _PATIENCE: Final = 0.25  # seconds between two looks at whether jobs end
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 2.0  # seconds between looks at a broker that is away
+_STABLE: Final = 10.0  # seconds after which a broker that came back counts as back
 
 
 class Worker(Actor):
@@ -80,13 +81,15 @@ class Worker(Actor):
         self.broker: Broker = parts.broker
         self._parts = parts
         self._keeps_lease = keeps_lease
-        self.runner = Runner(parts.application, parts.broker.url, marks)
+        self.runner = Runner(parts.application, parts.broker.url, marks, may_exit=options.pool == "prefork")
         self.settlement = Settler(
             parts.broker, parts.results, incarnation, on_trouble=self._settling_troubled, on_parked=on_parked or self._look
         )
         self._receiver = Receiver(parts.broker, incarnation, options)
         self._bell = Bell()
         self._polling_ended = threading.Event()
+        self._retry = _FIRST_RETRY
+        self._recovered_at = 0.0
         self._ring_at = -1  # the backlog at which a finished job rings; -1 while nobody waits for room
         self._board = SlotBoard(options, self.post)
         self.executor: Executor = parts.make_executor(self.runner.run, self._done, self._slot_changed)
@@ -224,15 +227,18 @@ class Worker(Actor):
     @task(during="started.health.degraded")
     async def reconnect(self) -> None:
         """While degraded: find out whether the broker is back."""
-        delay = _FIRST_RETRY
+        if anyio.current_time() - self._recovered_at > _STABLE:
+            self._retry = _FIRST_RETRY
         while BROKER in self.concerns:
+            # Before the first look as well: a server may answer to a ping and still refuse to be written to.
+            await anyio.sleep(self._retry)
+            self._retry = min(self._retry * 2, _LONGEST_RETRY)
             try:
                 await self.claims.run(self.broker.ping)
             except BrokerUnavailable:
-                await anyio.sleep(delay)
-                delay = min(delay * 2, _LONGEST_RETRY)
-            else:
-                self.recover(BROKER)
+                continue
+            self._recovered_at = anyio.current_time()
+            self.recover(BROKER)
         await anyio.sleep_forever()
 
     def _settling_troubled(self, error: Exception | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import pytest
 from jumpstarter.abc.broker import Broker
 from jumpstarter.abc.results import Results
 from jumpstarter.actors import health_check
+from jumpstarter.embedded.space import Space
 from jumpstarter.errors import BrokerUnavailable
+from jumpstarter.jobs import Delivery, Job, Outcome
 from jumpstarter.telemetry import StateTransition, bus
 from jumpstarter.worker import Worker
 from tests.worker.conftest import StartNode
@@ -236,3 +239,54 @@ def test_stopping_finishes_what_runs_and_gives_back_what_does_not(start_node: St
     assert node.stop(10)
     assert json.loads(results.get(["result-held"])[0] or b"{}")["value"] == "done"
     assert broker.depth("toys") == 3
+
+
+@pytest.mark.parametrize("pool", ["threads", "async"])
+def test_a_job_that_exits_costs_only_itself_where_others_share_its_process(
+    pool: str, start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    async def aleave() -> None:
+        raise SystemExit(3)
+
+    start_node(ToyApplication(leave=lambda: sys.exit(3), aleave=aleave, add=lambda x, y: x + y), broker, results, pool=pool)
+    broker.publish([envelope("leave", id="leaver"), envelope("aleave", id="aleaver"), envelope("add", 1, 2, id="sum")])
+    assert result_of(results, "leaver") == "it called exit(3)"
+    assert result_of(results, "aleaver") == "it called exit(3)"
+    assert result_of(results, "sum") == 3
+
+
+class Treacherous(ToyApplication):
+    """Breaks the port's promises."""
+
+    def decode(self, delivery: Delivery) -> Job:
+        if delivery.envelope is not None and delivery.envelope.headers["task"] == "undecodable":
+            raise RecursionError("what was that?")
+        job = super().decode(delivery)
+        if job.name == "broken":
+            job.handler = BrokenHandler()
+        return job
+
+
+class BrokenHandler:
+    name = "broken"
+    is_coroutine = False
+
+    def run(self, job: Job) -> Outcome:
+        raise LookupError("a bug of ours")
+
+    async def arun(self, job: Job) -> Outcome:
+        raise LookupError("a bug of ours")
+
+
+def test_an_application_that_breaks_its_promises_costs_neither_a_slot_nor_a_message(
+    start_node: StartNode, results: Results, broker: Broker
+) -> None:
+    application = Treacherous(add=lambda x, y: x + y, broken=lambda: None, undecodable=lambda: None)
+    start_node(application, broker, results)
+    broker.publish([envelope("undecodable"), envelope("broken"), envelope("add", 1, 2, id="sum")])
+    assert result_of(results, "sum") == 3
+    reasons = sorted(record.reason for record in Space.of(broker.url).quarantine)
+    assert reasons == [
+        "it could not be admitted: RecursionError('what was that?')",
+        "its handler failed: LookupError('a bug of ours')",
+    ]

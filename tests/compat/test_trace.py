@@ -1,0 +1,237 @@
+"""How a task is run in a worker: hooks and signals in Celery's order, what is stored and sent, and what happens to the message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from compat_celery import Celery, Task, signals
+from compat_celery.app import trace
+from compat_celery.app.publisher import broker_for
+from compat_celery.exceptions import Ignore, NotRegistered, Reject
+from compat_celery.worker.application import CeleryApplication
+from jumpstarter.errors import UnknownTask
+from jumpstarter.jobs import ACK, Park, Quarantine
+from tests.compat.inline_worker import InlineWorker, make_app
+
+
+@pytest.fixture
+def app() -> Celery:
+    return make_app()
+
+
+@pytest.fixture
+def story() -> Iterator[list[str]]:
+    """Filled with the names of the signals that are sent."""
+    told: list[str] = []
+    receivers: list[tuple[Any, Callable[..., None]]] = []
+    for name in ("task_prerun", "task_postrun", "task_success", "task_failure", "task_retry", "task_revoked", "task_unknown"):
+
+        def receive(_name: str = name, **_: Any) -> None:
+            told.append(_name)
+
+        signal = getattr(signals, name)
+        signal.connect(receive)
+        receivers.append((signal, receive))
+    yield told
+    for signal, receive in receivers:
+        signal.disconnect(receive)
+
+
+class Telling(Task):  # type: ignore[type-arg] # Celery's class takes no parameters at run time
+    """Tells of its hooks."""
+
+    abstract = True
+    story: list[str]
+
+    def before_start(self, *_: Any) -> None:
+        self.story.append("before_start")
+
+    def on_success(self, *_: Any) -> None:
+        self.story.append("on_success")
+
+    def on_failure(self, *_: Any) -> None:
+        self.story.append("on_failure")
+
+    def on_retry(self, *_: Any) -> None:
+        self.story.append("on_retry")
+
+    def after_return(self, *_: Any) -> None:
+        self.story.append("after_return")
+
+
+def run(app: Celery, task: Any, *args: Any, **options: Any) -> tuple[Any, InlineWorker]:
+    """Send the task, let a worker run what there is, and give the result and the worker."""
+    worker = InlineWorker(app)
+    result = task.apply_async(args, **options)
+    worker.run()
+    return result, worker
+
+
+def test_a_success_goes_through_its_hooks_in_celerys_order(app: Celery, story: list[str]) -> None:
+    task = app.task(base=Telling)(lambda: story.append("run"))
+    task.story = story
+    run(app, task)
+    assert story == [
+        "task_prerun",
+        "before_start",
+        "run",
+        "on_success",
+        "task_success",
+        "after_return",
+        "task_postrun",
+    ]
+
+
+def test_a_failure_goes_through_its_hooks_in_celerys_order(app: Celery, story: list[str]) -> None:
+    @app.task(base=Telling)
+    def fail() -> None:
+        raise ValueError("no")
+
+    fail.story = story
+    result, _ = run(app, fail)
+    assert story == ["task_prerun", "before_start", "on_failure", "task_failure", "after_return", "task_postrun"]
+    assert (result.state, repr(result.result)) == ("FAILURE", "ValueError('no')")
+    assert "raise ValueError" in result.traceback
+
+
+def test_a_retry_has_no_return(app: Celery, story: list[str]) -> None:
+    @app.task(base=Telling, bind=True)
+    def again(self: Any) -> int:
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        return int(self.request.retries)
+
+    again.story = story
+    result, worker = run(app, again)
+    assert story[:5] == ["task_prerun", "before_start", "on_retry", "task_retry", "task_postrun"]
+    assert result.get(timeout=1) == 1
+    assert [outcome.status for outcome in worker.outcomes] == ["RETRY", "SUCCESS"]
+
+
+def test_a_retry_is_sent_with_the_ack_and_not_before(app: Celery) -> None:
+    depths: list[int] = []
+
+    @app.task(bind=True)
+    def again(self: Any) -> None:
+        try:
+            self.retry(countdown=0, throw=False)
+        finally:
+            depths.append(broker_for(app).depth("celery"))
+        raise Ignore
+
+    again.apply_async()
+    worker = InlineWorker(app)
+    worker.run(limit=1)
+    assert depths == [0]
+    assert broker_for(app).depth("celery") == 1
+
+
+@pytest.mark.parametrize("hook", ["on_success", "after_return"])
+def test_a_hook_that_fails_does_not_change_what_the_task_came_to(app: Celery, hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a broken hook")
+
+    task = app.task(name="sound")(lambda: 3)
+    setattr(task, hook, broken)
+    with caplog.at_level(logging.ERROR):
+        result, worker = run(app, task)
+    assert result.get(timeout=1) == 3
+    assert worker.outcomes[0].status == "SUCCESS"
+    assert worker.outcomes[0].action == ACK
+    assert "a broken hook" in caplog.text
+
+
+def test_a_result_that_cannot_be_encoded_is_a_failure(app: Celery) -> None:
+    task = app.task(name="unspeakable")(lambda: object())
+    result, _ = run(app, task)
+    assert result.state == "FAILURE"
+    assert "EncodeError" in type(result.result).__name__ or "not JSON serializable" in str(result.result)
+
+
+def test_an_ignored_task_stays_pending(app: Celery) -> None:
+    @app.task
+    def ignored() -> None:
+        raise Ignore
+
+    result, worker = run(app, ignored)
+    assert result.state == "PENDING"
+    assert worker.outcomes[0].action == ACK
+
+
+def test_reject_with_requeue_puts_the_message_behind_the_others(app: Celery) -> None:
+    order: list[str] = []
+
+    @app.task(name="reluctant", bind=True)
+    def reluctant(self: Any) -> None:
+        order.append("reluctant")
+        if order.count("reluctant") == 1:
+            raise Reject("not yet", requeue=True)
+
+    other = app.task(name="other")(lambda: order.append("other"))
+    reluctant.apply_async()
+    other.apply_async()
+    worker = InlineWorker(app)
+    worker.run(limit=1)
+    assert isinstance(worker.outcomes[0].action, Park)
+    broker_for(app).reap()
+    worker.run()
+    assert order == ["reluctant", "other", "reluctant"]
+
+
+def test_a_failure_that_is_not_to_be_acked_is_kept(app: Celery) -> None:
+    @app.task(acks_late=True, acks_on_failure_or_timeout=False)
+    def fail() -> None:
+        raise ValueError("no")
+
+    result, worker = run(app, fail)
+    assert result.state == "FAILURE"
+    assert isinstance(worker.outcomes[0].action, Quarantine)
+
+
+def test_an_unknown_task_fails_for_its_caller_and_is_kept(app: Celery, story: list[str]) -> None:
+    application = CeleryApplication(app, "celery@test")
+    result = app.send_task("nobody.knows")
+    (delivery,) = broker_for(app).claim(["celery"], 1, incarnation="one", lease=60)
+    with pytest.raises(UnknownTask, match=r"nobody\.knows") as caught:
+        application.decode(delivery)
+    outcome = application.refuse(delivery, caught.value)
+    app.backend.results.put(outcome.documents)
+    assert isinstance(outcome.action, Quarantine)
+    assert isinstance(result.result, NotRegistered)
+    assert story == ["task_unknown"]
+
+
+def test_an_expired_job_is_revoked(app: Celery, story: list[str]) -> None:
+    task = app.task(name="late")(lambda: None)
+    application = CeleryApplication(app, "celery@test")
+    result = task.apply_async(expires=60)
+    (delivery,) = broker_for(app).claim(["celery"], 1, incarnation="one", lease=60)
+    outcome = application.expire(application.decode(delivery))
+    app.backend.results.put(outcome.documents)
+    assert result.state == "REVOKED"
+    assert story == ["task_revoked"]
+
+
+def test_monitoring_agents_may_replace_the_tracer(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Sentry's and New Relic's do, by the module's attribute."""
+    seen: list[str] = []
+    original = trace.build_tracer
+
+    def replaced(name: str, task: Any, *args: Any, **kwargs: Any) -> Any:
+        tracer = original(name, task, *args, **kwargs)
+
+        def traced(uuid: str, *call: Any) -> Any:
+            seen.append(name)
+            return tracer(uuid, *call)
+
+        return traced
+
+    monkeypatch.setattr(trace, "build_tracer", replaced)
+    task = app.task(name="watched")(lambda: 3)
+    result, _ = run(app, task)
+    assert result.get(timeout=1) == 3
+    assert seen == ["watched"]
