@@ -146,7 +146,7 @@ def test_a_hook_that_fails_does_not_change_what_the_task_came_to(app: Celery, ho
 
 
 def test_a_result_that_cannot_be_encoded_is_a_failure(app: Celery) -> None:
-    task = app.task(name="unspeakable")(lambda: object())
+    task = app.task(name="unspeakable")(lambda: object())  # noqa: PLW0108 - a class is no function
     result, _ = run(app, task)
     assert result.state == "FAILURE"
     assert "EncodeError" in type(result.result).__name__ or "not JSON serializable" in str(result.result)
