@@ -36,7 +36,11 @@ docs: $(VENV)/.dev ## the documentation, into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 bench: $(VENV)/.dev ## benchmarks against limits and peers
-	for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python "$$each" || exit 1; done
+	$(BIN)/python benchmarks/states.py --check
+	$(BIN)/python benchmarks/embedded.py
+	$(BIN)/python benchmarks/brokers.py
+	$(BIN)/python benchmarks/ownership.py --peer ours
+	$(BIN)/python benchmarks/throughput.py --check 15
 
 clean: ## the environment and everything that was built
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -15,7 +15,6 @@ task gets its tracer.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -167,45 +166,32 @@ class Tracer:
     def __call__(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run it in this thread."""
         run = self._begin(uuid, args, kwargs, request)
+        value, failure = None, None
         try:
             try:
                 self._prerun(run)
                 value = self._fun(*args, **kwargs)
                 if self.is_coroutine:
                     value = anyio.run(_awaited, value)
-                self._succeed(run, value)
             except Exception as error:  # noqa: BLE001 - the user's error becomes the task's result
-                self._end(run, error)
-            else:
-                self._succeeded(run)
-            self._postrun(run)
-        except Exception as error:
-            if self._eager:
-                raise
-            self._internal_error(run, error)
+                failure = error
+            return self._conclude(run, value, failure)
         finally:
             self._finish(run)
-        return trace_ok_t(run.retval, run.info, run.runtime, run.retstr)
 
     async def acall(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run a coroutine task on this loop."""
         run = self._begin(uuid, args, kwargs, request)
+        value, failure = None, None
         try:
             try:
                 self._prerun(run)
-                self._succeed(run, await self._fun(*args, **kwargs))
+                value = await self._fun(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - the user's error becomes the task's result
-                self._end(run, error)
-            else:
-                self._succeeded(run)
-            self._postrun(run)
-        except Exception as error:
-            if self._eager:
-                raise
-            self._internal_error(run, error)
+                failure = error
+            return self._conclude(run, value, failure)
         finally:
             self._finish(run)
-        return trace_ok_t(run.retval, run.info, run.runtime, run.retstr)
 
     # The steps, in order.
 
@@ -232,6 +218,25 @@ class Tracer:
             meta = {"pid": os.getpid(), "hostname": self.hostname}
             run.backend.store_result(run.uuid, meta, states.STARTED, request=run.request)
         task.before_start(run.uuid, run.args, run.kwargs)
+
+    def _conclude(self, run: _Run, value: Any, failure: Exception | None) -> trace_ok_t:
+        """Everything after the task's own code."""
+        try:
+            if failure is None:
+                try:
+                    self._succeed(run, value)
+                except Exception as error:  # noqa: BLE001 - what cannot be encoded or sent fails the task
+                    failure = error
+            if failure is None:
+                self._succeeded(run)
+            else:
+                self._end(run, failure)
+            self._postrun(run)
+        except Exception as error:
+            if self._eager:
+                raise
+            self._internal_error(run, error)
+        return trace_ok_t(run.retval, run.info, run.runtime, run.retstr)
 
     def _succeed(self, run: _Run, value: Any) -> None:
         if run.request.callbacks or run.request.chain:
@@ -338,7 +343,7 @@ class Tracer:
     def _retry(self, run: _Run, error: Retry) -> None:
         self._decide(run, RETRY, error)
         task, request = self.task, run.request
-        _, _, trace = sys.exc_info()
+        trace = error.__traceback__
         try:
             info = ExceptionInfo((type(error), error, trace))
             if not self._ignores_result(request) and self._publishes:
@@ -352,7 +357,7 @@ class Tracer:
     def _fail(self, run: _Run, error: Exception) -> None:
         self._decide(run, FAILURE, error)
         task = self.task
-        _, _, trace = sys.exc_info()
+        trace = error.__traceback__
         try:
             info = ExceptionInfo((type(error), error, trace))
             info.exception = error

@@ -11,6 +11,7 @@ import pytest
 from compat_celery import Celery, Task, signals
 from compat_celery.app import trace
 from compat_celery.app.publisher import broker_for
+from compat_celery.apps.worker import without_effect
 from compat_celery.exceptions import Ignore, NotRegistered, Reject
 from compat_celery.worker.application import CeleryApplication
 from jumpstarter.errors import UnknownTask
@@ -235,3 +236,11 @@ def test_monitoring_agents_may_replace_the_tracer(app: Celery, monkeypatch: pyte
     result, _ = run(app, task)
     assert result.get(timeout=1) == 3
     assert seen == ["watched"]
+
+
+def test_limits_that_are_not_in_effect_are_named(app: Celery) -> None:
+    app.task(name="slow", time_limit=10)(lambda: None)
+    app.task(name="rare", rate_limit="1/m")(lambda: None)
+    app.task(name="plain")(lambda: None)
+    app.finalize()
+    assert without_effect(app) == {"rate_limit": ["rare"], "time_limit": ["slow"]}

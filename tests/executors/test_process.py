@@ -68,11 +68,11 @@ def test_a_child_knows_its_number_and_is_forked_from_the_template(template) -> N
 
 def test_the_signal_that_ended_a_child_is_reported(template) -> None:
     place = template(echo)
-    with spawn(place) as link:
+    with spawn(place) as link:  # hanging up would end the child by itself
         link.recv(100)
-    pid = next_event(place, Spawned).pid
-    os.kill(pid, signal.SIGKILL)
-    exited = next_event(place, Exited)
+        pid = next_event(place, Spawned).pid
+        os.kill(pid, signal.SIGKILL)
+        exited = next_event(place, Exited)
     assert exited == Exited(pid, None, signal.SIGKILL)
     assert str(exited) == "signal 9"
 
