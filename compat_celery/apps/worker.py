@@ -43,7 +43,8 @@ def queues_of(app: Any, only: Iterable[str] | None = None, exclude: Iterable[str
 
 
 def without_effect(app: Any) -> dict[str, list[str]]:
-    """Options that tasks set and this version does not honour yet, with the tasks' names: a worker that ignores a limit must say so."""
+    """Options that tasks set and this version does not honour yet, with the tasks' names: a worker that ignores a limit must
+    say so."""
     found: dict[str, list[str]] = {}
     for name in tasks_of(app):
         for option in ("time_limit", "soft_time_limit", "rate_limit"):
