@@ -92,7 +92,8 @@ def _import_app(name: str, find_app: Callable[[str], Any]) -> Any:
     try:
         app = find_app(name)
     except (ImportError, AttributeError) as error:
-        raise _not_found(name, str(error)) from error
+        module, _, attribute = name.partition(":")
+        raise _not_found(name, f"module {module!r} has no attribute {attribute!r}" if attribute else str(error)) from error
     if not hasattr(app, "tasks") or not hasattr(app, "conf"):
         raise _not_found(name, f"what is there is no Celery app, but {app!r}")
     return app

@@ -13,8 +13,9 @@ Run = Callable[[Job, int], Outcome]
 AsyncRun = Callable[[Job, int], Awaitable[Outcome]]
 #: Takes what came of a job, in the thread that ran it.
 OnOutcome = Callable[[Outcome], None]
-#: Told in the slot's thread that the slot turned busy (True) or idle (False): once per run of jobs, not once per job.
-OnSlot = Callable[[int, bool], None]
+#: Told in the slot's thread that the slot turned busy, with the job that it begins with, or idle (None): once per run of jobs,
+#: not once per job.
+OnSlot = Callable[[int, Job | None], None]
 
 
 class Executor(ABC):

@@ -46,11 +46,11 @@ class LoopExecutor(Executor):
         return withdrawn
 
     async def _serve(self, slot: int, job: Job) -> None:
-        self._on_slot(slot, True)
+        self._on_slot(slot, job)
         try:
             self._on_outcome(await self._run(job, slot))
             while self._backlog:
                 self._on_outcome(await self._run(self._backlog.popleft(), slot))
         finally:
             self._free.append(slot)
-            self._on_slot(slot, False)
+            self._on_slot(slot, None)

@@ -58,12 +58,12 @@ class _SlotExecutor(Executor):
         """Run jobs until a stop sign is taken."""
         while (job := self._jobs.get()) is not _STOP:
             self._is_busy[slot] = True
-            self._on_slot(slot, True)
+            self._on_slot(slot, job)
             try:
                 stop = self._serve_run(slot, job)
             finally:
                 self._is_busy[slot] = False
-                self._on_slot(slot, False)
+                self._on_slot(slot, None)
             if stop:
                 return
 
@@ -125,12 +125,14 @@ class InlineExecutor(Executor):
         self._on_slot = on_slot
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        self._on_slot(0, True)
+        if not jobs:
+            return
+        self._on_slot(0, jobs[0])
         try:
             for job in jobs:
                 self._on_outcome(self._run(job, 0))
         finally:
-            self._on_slot(0, False)
+            self._on_slot(0, None)
 
     @property
     def backlog(self) -> int:

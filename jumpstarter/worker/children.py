@@ -8,7 +8,7 @@ import signal
 import socket
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 from jumpstarter.abc.processes import Exited, Processes, Spawned
 from jumpstarter.errors import ChildStartFailed, WorkerError
 from jumpstarter.worker.link import PARKED, READY, STOP, Link
-from jumpstarter.worker.marks import Marks
+from jumpstarter.worker.marks import Marks, Started
 from jumpstarter.worker.options import WorkerOptions
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class Child:
     gone: anyio.Event = field(default_factory=anyio.Event)
 
 
-#: Settles what a dead child held: (child, the tags that it had started, how it ended, whether the node killed it).
-Bury = Callable[[Child, frozenset[str], str, bool], Awaitable[None]]
+#: Settles what a dead child held: (child, the jobs that it had started by tag, how it ended, whether the node killed it).
+Bury = Callable[[Child, Mapping[str, Started], str, bool], Awaitable[None]]
 
 
 class Children:
@@ -190,7 +190,7 @@ class Children:
         started = self._marks.started(child.index)
         self._group.start_soon(self._part_with, child, started, exited)
 
-    async def _part_with(self, child: Child, started: frozenset[str], exited: Exited) -> None:
+    async def _part_with(self, child: Child, started: Mapping[str, Started], exited: Exited) -> None:
         """Bury a child and, unless the node stops, replace it."""
         if self._is_stopping and exited.code == 0:
             self._forget(child)  # it has settled what it could and given back the rest
@@ -213,7 +213,7 @@ class Children:
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
             self._replace(child)
 
-    async def _bury_and_replace(self, child: Child, started: frozenset[str], exited: Exited) -> None:
+    async def _bury_and_replace(self, child: Child, started: Mapping[str, Started], exited: Exited) -> None:
         """The successor starts while its predecessor is buried: the slot must not wait for a slow broker."""
         self._replace(child)
         await self._bury(child, started, str(exited), child.killed)

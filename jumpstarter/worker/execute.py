@@ -18,9 +18,11 @@ from jumpstarter.jobs import Job, Outcome, Quarantine
 from jumpstarter.telemetry import tracing
 from jumpstarter.worker.marks import Ring
 from jumpstarter.worker.options import WorkerOptions
+from jumpstarter.worker.settle import Settler
 
 logger = logging.getLogger(__name__)
 
+_UNSETTLED = 1024
 _WEIGHT = 0.1  # of the newest job in the moving average of run times
 
 
@@ -36,25 +38,29 @@ class Runner:
         """
         self._application = application
         self._url = url
-        self._mark: Callable[[str], None] = marks.mark if marks is not None else _no_mark
+        self._mark: Callable[[str, str, int, int], None] = marks.mark if marks is not None else _no_mark
         self._may_exit = may_exit
         self._now = clock.now
         #: Moving average of run times, seconds; None before the first job.
         self.average: float | None = None
+        #: What the slots for plain functions run now, by slot.
+        self.current: dict[int, Job] = {}
         #: Jobs that ended, for whoever wants to see whether anything moves.
         self.finished = 0
 
-    def run(self, job: Job, _slot: int) -> Outcome:
+    def run(self, job: Job, slot: int) -> Outcome:
         """Run a plain function's job in this thread."""
         if self._is_late(job):
             return self._application.expire(job)
-        self._start(job)
+        self._start(job, slot)
+        self.current[slot] = job
         if tracing.enabled:
             with self._span(job) as span:
                 outcome = self._run(job)
                 span.outcome(outcome.status, outcome.error)
         else:
             outcome = self._run(job)
+        del self.current[slot]
         return self._finish(outcome, job)
 
     def _run(self, job: Job) -> Outcome:
@@ -67,11 +73,11 @@ class Runner:
                 raise
             return self._application.lose(job, f"it called exit({error.code!r})", quarantine=False)
 
-    async def arun(self, job: Job, _slot: int) -> Outcome:
+    async def arun(self, job: Job, slot: int) -> Outcome:
         """Run a coroutine's job on this loop."""
         if self._is_late(job):
             return self._application.expire(job)
-        self._start(job)
+        self._start(job, slot)
         if tracing.enabled:
             with self._span(job) as span:
                 outcome = await self._arun(job)
@@ -92,8 +98,8 @@ class Runner:
     def _is_late(self, job: Job) -> bool:
         return job.expires is not None and job.expires <= self._now()
 
-    def _start(self, job: Job) -> None:
-        self._mark(job.delivery.tag)
+    def _start(self, job: Job, slot: int) -> None:
+        self._mark(job.delivery.tag, job.id, slot, job.delivery.attempt)
         job.started = time.monotonic()
 
     def _finish(self, outcome: Outcome, job: Job) -> Outcome:
@@ -121,7 +127,8 @@ class Runner:
 class Capacity:
     """How many jobs may still be claimed, given the executors and the measured run time."""
 
-    def __init__(self, options: WorkerOptions, runner: Runner, sync: Executor, loop: Executor) -> None:
+    def __init__(self, options: WorkerOptions, runner: Runner, sync: Executor, loop: Executor, settler: Settler) -> None:
+        self._settler = settler
         self._options = options
         self._runner = runner
         self._sync = sync
@@ -132,7 +139,9 @@ class Capacity:
 
     @property
     def room(self) -> int:
-        """Jobs that may be claimed now."""
+        """Jobs that may be claimed now: none while more outcomes wait to be settled than a few batches."""
+        if self._settler.pending > _UNSETTLED:
+            return 0
         sync, loop = self._sync, self._loop
         free = sync.slots + self.look_ahead - sync.backlog - sync.busy
         if self._options.pool == "async":
@@ -179,5 +188,5 @@ def _broken(job: Job, error: Exception) -> Outcome:
     return Outcome(job.delivery, job, "FAILURE", Quarantine(f"its handler failed: {error!r}"), error=error)
 
 
-def _no_mark(tag: str) -> None:
+def _no_mark(_tag: str, _job: str, _slot: int, _attempt: int) -> None:
     """Nobody watches this process: it has no parent that outlives it."""

@@ -2,7 +2,7 @@
 
 When a child dies, its node must know which of its claims had *started*: those were acked early by contract, or count as lost; the
 others simply return to their queue. A child cannot say so any more, and a message per job would cost a system call, so each child
-writes the tag of every job that it starts into a ring in shared memory (0.4 µs), which the node reads after the child's death.
+writes every job that it starts (tag, id, slot, attempt, time) into a ring in shared memory (about 1 µs), which the node reads.
 
 The ring is far longer than what a child may hold, so a tag that is still claimed cannot have been overwritten.
 """
@@ -11,13 +11,31 @@ from __future__ import annotations
 
 import mmap
 import struct
+import threading
+import time
+from dataclasses import dataclass
 from typing import Final
 
 from jumpstarter.errors import ConfigurationError
 
-_ENTRY: Final = struct.Struct("<B95s")  # length, tag
+_ENTRY: Final = struct.Struct("<B95sB60sHHd")  # tag, id (each after its length), slot, attempt, started
 _COUNT: Final = struct.Struct("<Q")
-RING: Final = 4096  # entries; a child holds at most its look-ahead (512), its slots and an unsettled batch (256)
+RING: Final = 4096  # entries; a child holds at most its slots, its look-ahead (512) and what it has not settled (1,024 and a batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job that a child has begun.
+
+    :ivar id: the job's id, cut off after 60 bytes.
+    :ivar started: wall time, seconds.
+    """
+
+    tag: str
+    id: str
+    slot: int
+    attempt: int
+    started: float
 
 
 class Marks:
@@ -30,43 +48,53 @@ class Marks:
     def clear(self, child: int) -> None:
         """Forget what was started there: a new child takes the place."""
         start = child * self._stride
-        self._memory[start : start + self._stride] = bytes(self._stride)
+        _COUNT.pack_into(self._memory, start, 0)
 
     def ring(self, child: int) -> Ring:
         """The writing end, for the child itself."""
         return Ring(self._memory, child * self._stride)
 
-    def started(self, child: int) -> frozenset[str]:
-        """The tags that the child started, as far back as the ring goes."""
+    def started(self, child: int) -> dict[str, Started]:
+        """What the child started, by tag, in order, as far back as the ring goes."""
         start = child * self._stride
         (count,) = _COUNT.unpack_from(self._memory, start)
-        first = start + _COUNT.size
-        entries = (_ENTRY.unpack_from(self._memory, first + i * _ENTRY.size) for i in range(min(count, RING)))
-        return frozenset(tag[:length].decode() for length, tag in entries)
+        entries = (self._entry(start, number) for number in range(max(0, count - RING), count))
+        return {entry.tag: entry for entry in entries}
+
+    def current(self, child: int) -> dict[int, Started]:
+        """The latest job of each slot, by the slot's number; the slot may have finished it by now."""
+        return {entry.slot: entry for entry in self.started(child).values()}
+
+    def _entry(self, start: int, number: int) -> Started:
+        offset = start + _COUNT.size + (number % RING) * _ENTRY.size
+        tag_length, tag, id_length, job, slot, attempt, started = _ENTRY.unpack_from(self._memory, offset)
+        return Started(tag[:tag_length].decode(), job[:id_length].decode("utf-8", "replace"), slot, attempt, started)
 
 
 class Ring:
-    """The place where one child writes. Calls from several threads must not overlap: the GIL sees to that within ``mark``'s two
-    writes, since each is one C call and losing the race costs one duplicate slot, never a tag of another job."""
+    """The place where one child writes, from any of its threads."""
 
-    __slots__ = ("_first", "_memory", "_next", "_start")
+    __slots__ = ("_first", "_lock", "_memory", "_next", "_start")
 
     def __init__(self, memory: mmap.mmap, start: int) -> None:
         self._memory = memory
         self._start = start
         self._first = start + _COUNT.size
-        self._next = _COUNT.unpack_from(memory, start)[0]
+        self._next: int = _COUNT.unpack_from(memory, start)[0]
+        self._lock = threading.Lock()
 
-    def mark(self, tag: str) -> None:
-        """The job with this tag starts now.
+    def mark(self, tag: str, job: str, slot: int, attempt: int) -> None:
+        """Say that the job starts now.
 
         :raises ConfigurationError: the broker's tags are longer than an entry.
         """
-        encoded = tag.encode()
+        encoded, shown = tag.encode(), job.encode()[:60]
         if len(encoded) > 95:
             raise ConfigurationError(f"a delivery tag may have 95 bytes at most: {tag!r}")
-        number = self._next
-        self._next = number + 1
-        # The entry before the count: a reader never sees a counted entry that is not written.
-        _ENTRY.pack_into(self._memory, self._first + (number % RING) * _ENTRY.size, len(encoded), encoded)
-        _COUNT.pack_into(self._memory, self._start, number + 1)
+        attempt = min(attempt, 0xFFFF)
+        with self._lock:
+            offset = self._first + (self._next % RING) * _ENTRY.size
+            # The entry before the count: a reader never sees a counted entry that is not written.
+            _ENTRY.pack_into(self._memory, offset, len(encoded), encoded, len(shown), shown, slot & 0xFFFF, attempt, time.time())
+            self._next += 1
+            _COUNT.pack_into(self._memory, self._start, self._next)

@@ -30,7 +30,7 @@ from jumpstarter.errors import BrokerUnavailable, ResultsUnavailable
 from jumpstarter.worker.bury import bury
 from jumpstarter.worker.children import Child, Children
 from jumpstarter.worker.lease import LeaseKeeper
-from jumpstarter.worker.marks import Marks
+from jumpstarter.worker.marks import Marks, Started
 from jumpstarter.worker.options import WorkerOptions
 from jumpstarter.worker.settle import Settler
 
@@ -115,7 +115,7 @@ class Node(Actor):
         else:
             self.report_warning(BROKER, error)
 
-    async def _bury(self, child: Child, started: frozenset[str], evidence: str, killed_by_us: bool) -> None:
+    async def _bury(self, child: Child, started: Mapping[str, Started], evidence: str, killed_by_us: bool) -> None:
         """Settle what a dead child held, as often as it takes: until then it stays claimed, and after the lease any reaper
         returns it. A node that stops tries for so long only."""
         give_up_at = anyio.current_time() + _PATIENCE
@@ -134,7 +134,7 @@ class Node(Actor):
             else:
                 return
 
-    def _bury_now(self, child: Child, started: frozenset[str], evidence: str, killed_by_us: bool) -> None:
+    def _bury_now(self, child: Child, started: Mapping[str, Started], evidence: str, killed_by_us: bool) -> None:
         held = self.broker.held(child.incarnation)
         outcomes = bury(
             held,

@@ -41,10 +41,12 @@ class Settler:
         *,
         on_trouble: OnTrouble,
         on_parked: Callable[[], None] | None = None,
+        on_settled: Callable[[], None] | None = None,
         patience: float = 30.0,
     ) -> None:
         """:param results: None when nothing stores results.
         :param on_parked: called when messages were parked, so that whoever promotes them can look when the next one is due.
+        :param on_settled: called when a batch is settled.
         :param patience: seconds that leaving the context manager goes on trying while a server is away.
         """
         self._broker = broker
@@ -52,12 +54,18 @@ class Settler:
         self._incarnation = incarnation
         self._on_trouble = on_trouble
         self._on_parked = on_parked
+        self._on_settled = on_settled
         self._patience = patience
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._give_up = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="settle", daemon=True)
         #: Takes an outcome; from any thread; never blocks.
         self.put: Callable[[Outcome], None] = self._outcomes.put
+
+    @property
+    def pending(self) -> int:
+        """Outcomes that were put and are not on their way yet."""
+        return self._outcomes.qsize()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -87,6 +95,8 @@ class Settler:
             except queue.Empty:
                 pass
             self._settle_patiently(batch)
+            if self._on_settled is not None:
+                self._on_settled()
 
     def _settle_patiently(self, batch: Sequence[Outcome]) -> None:
         """Settle, as often as it takes."""

@@ -27,7 +27,7 @@ from jumpstarter.abc.executor import Executor
 from jumpstarter.actors import Actor, DedicatedThread, loop, resource, task, timer
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import BrokerUnavailable
-from jumpstarter.jobs import RETURN, Delivery, Outcome
+from jumpstarter.jobs import RETURN, Delivery, Job, Outcome
 from jumpstarter.worker.admit import admit
 from jumpstarter.worker.bell import Bell
 from jumpstarter.worker.execute import Capacity, Runner
@@ -83,13 +83,19 @@ class Worker(Actor):
         self._keeps_lease = keeps_lease
         self.runner = Runner(parts.application, parts.broker.url, marks, may_exit=options.pool == "prefork")
         self.settlement = Settler(
-            parts.broker, parts.results, incarnation, on_trouble=self._settling_troubled, on_parked=on_parked or self._look
+            parts.broker,
+            parts.results,
+            incarnation,
+            on_trouble=self._settling_troubled,
+            on_parked=on_parked or self._look,
+            on_settled=self._settled,
         )
         self._receiver = Receiver(parts.broker, incarnation, options)
         self._bell = Bell()
         self._polling_ended = threading.Event()
         self._retry = _FIRST_RETRY
         self._recovered_at = 0.0
+        self._waits_for_room = False
         self._ring_at = -1  # the backlog at which a finished job rings; -1 while nobody waits for room
         self._board = SlotBoard(options, self.post)
         self.executor: Executor = parts.make_executor(self.runner.run, self._done, self._slot_changed)
@@ -140,7 +146,7 @@ class Worker(Actor):
             self._coroutines = self._parts.make_loop_executor(
                 self.options.loop_slots, self.runner.arun, self._done, self._coroutine_slot_changed, group
             )
-            capacity = Capacity(self.options, self.runner, self.executor, self._coroutines)
+            capacity = Capacity(self.options, self.runner, self.executor, self._coroutines, self.settlement)
             yield capacity
             self._hand_back(capacity)
             while not capacity.is_idle:
@@ -173,15 +179,22 @@ class Worker(Actor):
 
     async def _wait_for_room(self) -> None:
         capacity = self.capacity
+        # Set before the room is looked at, here and below: what ends in between rings.
+        self._waits_for_room = True
         try:
             while True:
-                # Set before the room is looked at: a job that ends in between rings.
                 self._ring_at = capacity.look_ahead - capacity.worthwhile
                 if capacity.room >= capacity.worthwhile:
                     return
                 await self._bell.wait()
         finally:
             self._ring_at = -1
+            self._waits_for_room = False
+
+    @property
+    def current(self) -> Mapping[int, Job]:
+        """The job that each slot for plain functions runs, by the slot's number. From any thread."""
+        return dict(self.runner.current)
 
     @timer(every=_PATIENCE)
     async def relieve(self) -> None:
@@ -212,14 +225,18 @@ class Worker(Actor):
         if self.executor.backlog <= self._ring_at:
             self._bell.ring()
 
-    def _slot_changed(self, slot: int, busy: bool) -> None:
-        self._board.slot_changed(slot, busy)
-        if not busy:
+    def _slot_changed(self, slot: int, job: Job | None) -> None:
+        self._board.slot_changed(slot, job)
+        if job is None:
             self._bell.ring()
 
-    def _coroutine_slot_changed(self, slot: int, busy: bool) -> None:
-        self._board.coroutine_slot_changed(slot, busy)
-        if not busy:
+    def _coroutine_slot_changed(self, slot: int, job: Job | None) -> None:
+        self._board.coroutine_slot_changed(slot, job)
+        if job is None:
+            self._bell.ring()
+
+    def _settled(self) -> None:
+        if self._waits_for_room:
             self._bell.ring()
 
     # Health.

@@ -28,6 +28,7 @@ class Log:
     def __init__(self, expected: int) -> None:
         self.outcomes: list[Outcome] = []
         self.slots: list[tuple[int, bool]] = []
+        self.first_jobs: list[str] = []
         self.threads: set[str] = set()
         self._expected = expected
         self.all_done = threading.Event()
@@ -41,8 +42,10 @@ class Log:
         if len(self.outcomes) == self._expected:
             self.all_done.set()
 
-    def on_slot(self, slot: int, busy: bool) -> None:
-        self.slots.append((slot, busy))
+    def on_slot(self, slot: int, job: Job | None) -> None:
+        self.slots.append((slot, job is not None))
+        if job is not None:
+            self.first_jobs.append(job.id)
 
 
 def test_a_thread_slot_turns_busy_once_for_a_run_of_jobs() -> None:
@@ -55,6 +58,7 @@ def test_a_thread_slot_turns_busy_once_for_a_run_of_jobs() -> None:
     executor.close()
     assert [outcome.delivery.tag for outcome in log.outcomes] == [str(number) for number in range(100)]
     assert log.slots == [(0, True), (0, False)]
+    assert log.first_jobs == ["0"]
 
 
 def test_thread_slots_run_at_the_same_time() -> None:

@@ -37,10 +37,12 @@ class Watch:
 
     def __init__(self) -> None:
         self.targets: list[str] = []
+        self.details: list[tuple[str, str]] = []
         self._changed = threading.Condition()
 
     def __call__(self, transition: StateTransition) -> None:
         with self._changed:
+            self.details.append((transition.target, transition.detail))
             self.targets.append(transition.target)
             self._changed.notify_all()
 
@@ -138,6 +140,24 @@ def test_the_states_tell_the_story(watch: Watch, start_node: StartNode, broker: 
     watch.wait("starting", "started", "started.work.polling", "started.work.processing", "started.work.polling")
     node.stop()
     watch.wait("started.work.polling", "stopping", "stopped")
+
+
+def test_a_slot_shows_its_current_job(watch: Watch, start_node: StartNode, broker: Broker, results: Results) -> None:
+    started, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        started.set()
+        gate.wait(20)
+
+    node = start_node(ToyApplication(hold=hold), broker, results)
+    broker.publish([envelope("hold", id="held")])
+    assert started.wait(10)
+    assert isinstance(node.actor, Worker)
+    assert {slot: (job.name, job.id) for slot, job in node.actor.current.items()} == {0: ("hold", "held")}
+    gate.set()
+    watch.wait("started.slot_0.processing", "started.slot_0.idle")
+    assert ("started.slot_0.processing", "job=hold, id=held") in watch.details
+    assert node.actor.current == {}
 
 
 def test_the_chart_steps_per_batch_and_never_per_job(watch: Watch, start_node: StartNode, broker: Broker, results: Results) -> None:
