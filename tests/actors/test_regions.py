@@ -154,6 +154,7 @@ async def test_a_hook_that_fails_on_the_way_down_does_not_keep_the_actor_up(even
         await actor.wait("started")
         actor.post("push")
         await actor.wait("started.door.open")
+        await anyio.sleep(1)  # of virtual time: until the draught has begun
         actor.broken = ("squeak",)
         actor.post(event)
     assert str(actor.state) == "crashed"
