@@ -86,7 +86,7 @@ class Publisher:
                 target=target,
                 trigger=trigger,
                 time=now,
-                severity=_severity(target, trigger),
+                severity=_severity(target, trigger if source else ""),  # where a region begins is no trouble by itself
                 detail=detail,
                 attributes=attributes,
             )

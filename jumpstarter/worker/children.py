@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -24,6 +24,7 @@ from jumpstarter.worker.options import WorkerOptions
 
 logger = logging.getLogger(__name__)
 
+_STARTS: Final = 5  # children that may be killed while the node starts
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 10.0  # seconds before a child is replaced that never became ready
 
 
@@ -71,6 +72,7 @@ class Children:
         self._start_failure: ChildStartFailed | None = None
         self._deaths: deque[float] = deque()
         self._pause = _FIRST_PAUSE
+        self._failed_starts = 0
         self._group: TaskGroup
 
     @property
@@ -202,7 +204,7 @@ class Children:
             await self._bury_and_replace(child, started, exited)
             return
         await self._bury(child, started, str(exited), child.killed)
-        if not child.is_ready and not self._all_ready.is_set():
+        if self._cannot_start(child, exited):
             self._start_failure = ChildStartFailed(f"child {child.index} ended with {exited} before it was ready; its log says why")
             self._forget(child)
             self._all_ready.set()
@@ -212,6 +214,14 @@ class Children:
             await anyio.sleep(self._pause)
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
             self._replace(child)
+
+    def _cannot_start(self, child: Child, exited: Exited) -> bool:
+        """Whether the node, which is starting, should give up: at once when a child ended by itself, since the next one would as
+        well; after some attempts when something kills them (a lack of memory may pass)."""
+        if child.is_ready or self._all_ready.is_set():
+            return False
+        self._failed_starts += 1
+        return exited.signal is None or self._failed_starts > _STARTS
 
     async def _bury_and_replace(self, child: Child, started: Mapping[str, Started], exited: Exited) -> None:
         """The successor starts while its predecessor is buried: the slot must not wait for a slow broker."""

@@ -137,3 +137,27 @@ def test_a_child_that_cannot_start_fails_the_node_with_the_reason(start_node: St
     with pytest.raises(Exception, match="crashed") as caught:
         start_node(Broken(), broker, results, pool="prefork")
     assert "child 0 ended with exit code 1 before it was ready" in reasons(caught.value)
+
+
+def test_a_child_that_is_killed_while_the_node_starts_is_replaced(
+    start_node: StartNode, broker: Broker, results: Results, tmp_path: Path
+) -> None:
+    class Unlucky(ToyApplication):
+        def child_started(self) -> None:
+            die_once(str(tmp_path / "starts"))
+
+    start_node(Unlucky(add=lambda x, y: x + y), broker, results, pool="prefork")
+    broker.publish([envelope("add", 1, 2, id="sum")])
+    assert result_of(results, "sum") == 3
+
+
+def test_a_node_whose_children_are_killed_one_after_the_other_gives_up(
+    start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    class Doomed(ToyApplication):
+        def child_started(self) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(Exception, match="crashed") as caught:
+        start_node(Doomed(), broker, results, pool="prefork")
+    assert "child 0 ended with signal 9 before it was ready" in reasons(caught.value)
