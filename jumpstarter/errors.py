@@ -4,7 +4,6 @@
 
     JumpstarterError
     ├── ConfigurationError            an option or a setting that cannot be used
-    │   ├── AppNotFound               the application named by ``-A`` cannot be loaded
     │   └── DefinitionError           a chart or an actor class that contradicts itself
     ├── ChartError                    a chart that misbehaves while it runs
     │   ├── MacrostepLimit            eventless transitions that never come to rest
@@ -17,7 +16,6 @@
     ├── BrokerError
     │   ├── BrokerUnavailable         the server does not answer; what is held stays held
     │   │   └── PublishTimeout        a publish did not finish within its deadline
-    │   ├── LeaseLost                 a claim that another worker may own by now
     │   └── QueueNotFound
     ├── ResultsError
     │   └── ResultsUnavailable        the server of the results does not answer
@@ -39,17 +37,6 @@ class JumpstarterError(Exception):
 
 class ConfigurationError(JumpstarterError):
     """An option or a setting that cannot be used. The message names it and what to do."""
-
-
-class AppNotFound(ConfigurationError):
-    """The application cannot be found under the given name.
-
-    :ivar app: what was asked for, for example ``shop.tasks:app``.
-    """
-
-    def __init__(self, app: str, why: str) -> None:
-        super().__init__(f"cannot find the application {app!r}: {why}")
-        self.app = app
 
 
 class DefinitionError(ConfigurationError):
@@ -169,10 +156,6 @@ class BrokerUnavailable(BrokerError):
 
 class PublishTimeout(BrokerUnavailable):
     """A publish did not finish within its deadline; whether the message arrived is unknown."""
-
-
-class LeaseLost(BrokerError):
-    """A claim that another worker may own by now."""
 
 
 class QueueNotFound(BrokerError):

@@ -119,12 +119,13 @@ def test_the_second_signal_or_a_quit_ends_it_at_once_and_the_task_runs_elsewhere
 def test_a_signal_that_arrives_twice_at_once_counts_once(
     start_worker: StartWorker, client: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """As ``timeout`` sends it: to the process, and to the process's group."""
+    """As ``timeout`` sends it: to the process, and to the process's group. Two different ones here: the kernel merges
+    equal ones that it has not delivered yet, and the test would not see a second."""
     worker = start_worker("-c", "1")
     task_id = client(f"print(hold.delay({str(tmp_path)!r}, 1).id)")
     eventually((tmp_path / "began").exists, within=SOON, what="the task begins")
     worker.send(signal.SIGTERM)
-    worker.send(signal.SIGTERM)
+    worker.send(signal.SIGINT)
     assert worker.wait(within=SOON) == 0
     assert client(f"print(app.AsyncResult({task_id!r}).get(timeout=1))") == "held"
 
@@ -137,7 +138,8 @@ def test_a_worker_whose_broker_is_away_can_be_stopped(tmp_path: Path) -> None:
             redis.kill()
             worker.wait_for("/1: started.health.healthy → started.health.degraded", within=SOON)
             worker.send(signal.SIGTERM)
-            assert worker.wait(within=SOON) == 0, worker.text()
+            # At once: it holds nothing, so there is nothing to wait for (a node with a dead child tries for 10 s).
+            assert worker.wait(within=5) == 0, worker.text()
 
 
 def test_signals_reach_the_users_receivers_in_each_child(start_worker: StartWorker) -> None:

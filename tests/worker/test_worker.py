@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from jumpstarter.errors import BrokerUnavailable
 from jumpstarter.jobs import Delivery, Job, Outcome
 from jumpstarter.telemetry import StateTransition, bus
 from jumpstarter.worker import Worker
+from tests.peers import eventually
 from tests.worker.conftest import StartNode
 from tests.worker.toy import ToyApplication, envelope
 
@@ -176,6 +178,8 @@ class Flaky:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self.is_away = False
+        #: By name of the method: set once it was called in vain.
+        self.refused: defaultdict[str, threading.Event] = defaultdict(threading.Event)
         self.url = broker.url
         self.server = broker.server
 
@@ -184,6 +188,7 @@ class Flaky:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.is_away:
+                self.refused[name].set()
                 raise BrokerUnavailable(self.url, "unplugged by the test")
             return method(*args, **kwargs)
 
@@ -210,7 +215,7 @@ def test_without_its_broker_a_worker_is_degraded_and_finishes_what_it_holds(
     flaky.is_away = True
     watch.wait("started.health.degraded", "started.work.suspended")
     gate.set()
-    watch.wait("started.slot_0.idle")
+    assert flaky.refused["settle"].wait(10)
     broker.publish([envelope("add", 1, 2, id="sum")])
     assert results.get(["result-held", "result-sum"]) == [None, None]
     flaky.is_away = False
@@ -310,3 +315,32 @@ def test_an_application_that_breaks_its_promises_costs_neither_a_slot_nor_a_mess
         "it could not be admitted: RecursionError('what was that?')",
         "its handler failed: LookupError('a bug of ours')",
     ]
+
+
+class Congested(Flaky):
+    """A broker whose ``settle`` takes until the gate is opened."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self.gate = threading.Event()
+
+    def settle(self, *args: Any, **kwargs: Any) -> Any:
+        self.gate.wait(30)
+        return self._broker.settle(*args, **kwargs)
+
+
+def test_a_worker_that_cannot_settle_does_not_go_on_claiming(start_node: StartNode, broker: Broker, results: Results) -> None:
+    count = 6_000
+    congested = Congested(broker)
+    broker.publish([envelope("add", 1, number, id=str(number)) for number in range(count)])
+    node = start_node(ToyApplication(add=lambda x, y: x + y), congested, results)  # type: ignore[arg-type]
+    assert isinstance(node.actor, Worker)
+    worker = node.actor
+    eventually(
+        lambda: worker.settlement.pending > 1024 and worker.capacity.is_idle and worker.capacity.room == 0,
+        within=20,
+        what="the worker comes to rest with no room left",
+    )
+    assert broker.depth("toys") > count // 2
+    congested.gate.set()
+    assert result_of(results, str(count - 1), timeout=30) == count
