@@ -91,6 +91,7 @@ class Job:
     :ivar requeue_if_lost: when the process dies under a job that is acked late, run it again (else it is stored as failed).
     :ivar soft_limit: seconds after which the job is asked to end, or None.
     :ivar hard_limit: seconds after which it is ended, or None.
+    :ivar lease: seconds of its node's silence after which the message is given to another worker; None: the node's own setting.
     :ivar context: what the application attached when it decoded the message.
     :ivar started: monotonic seconds at which a slot began it, 0.0 before.
     """
@@ -105,6 +106,7 @@ class Job:
     requeue_if_lost: bool = True
     soft_limit: float | None = None
     hard_limit: float | None = None
+    lease: float | None = None
     context: Any = None
     started: float = 0.0
 
@@ -115,6 +117,11 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Ack:
     """The message is done with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """The message was acked before its job began: nothing is claimed any more, and what came of it is carried out all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +149,10 @@ class Quarantine:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
-Action = Ack | Return | Requeue | Park | Quarantine
+Action = Ack | Acked | Return | Requeue | Park | Quarantine
 
 ACK = Ack()
+ACKED = Acked()
 RETURN = Return()
 REQUEUE = Requeue()
 
@@ -212,10 +220,52 @@ class Outcome:
 class Settlement:
     """What a broker does for one delivery, all or nothing, and only while the claim still holds.
 
-    :ivar writes: commands of a results store on the same server (see ``Results.writes``); opaque to the worker.
+    The last three are commands of a results store on the same server, opaque to the worker.
+
+    :ivar publish: messages to send.
+    :ivar writes: documents to store (:meth:`jumpstarter.abc.results.Results.writes`).
+    :ivar part: a part to count first (:meth:`~jumpstarter.abc.results.Results.part_write`). When it completes its join, nothing
+        else of the settlement is done: the broker answers :class:`Completed`, the claim still holds, and the caller settles
+        again, without the part, with what the parts come to and ``closes``.
+    :ivar closes: ends the join whose one thing is done by this settlement (:meth:`~jumpstarter.abc.results.Results.close_write`).
     """
 
     delivery: Delivery
     action: Action
     publish: Sequence[Envelope] = ()
     writes: Sequence[Any] = ()
+    part: Any = None
+    closes: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The part of a settlement was the last of its join, or the join was complete already and not yet closed.
+
+    :ivar bodies: of all parts, in order of their index.
+    """
+
+    bodies: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A message that rests apart.
+
+    :ivar id: the handle to requeue or drop it; any text without white space.
+    :ivar reason: why, in a sentence.
+    :ivar evidence: what else is known; JSON values.
+    :ivar at: wall time in seconds since when it rests.
+    :ivar attempt: deliveries that it had.
+    :ivar envelope: the message, or None when its bytes are no message.
+    :ivar raw: the stored bytes when ``envelope`` is None, else empty.
+    """
+
+    id: str
+    queue: str
+    reason: str
+    evidence: Mapping[str, Any]
+    at: float
+    attempt: int
+    envelope: Envelope | None
+    raw: bytes = b""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from jumpstarter.jobs import Delivery, Envelope, Settlement
+from jumpstarter.jobs import Completed, Delivery, Envelope, Quarantined, Settlement
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,17 @@ class Reaped:
 class Broker(ABC):
     """Durable queues. See the module's text for threads, forks and failures."""
 
-    #: Identity of the server and its database, without credentials. A results store with the same ``server`` may hand its writes
-    #: over to :meth:`settle`, so that they happen together with the ack.
+    #: Identity of the server, without credentials: of all that one atomic call can reach (one Redis server with all its databases,
+    #: one SQLite file). A results store with the same ``server`` may hand its writes over to :meth:`settle`, so that they happen
+    #: together with the ack.
     server: str
     #: The address for people: no password in it.
     url: str
     #: True when only Jumpstarter workers read these queues, so that clients may let the broker park future messages at once.
     exclusive: bool = False
+    #: True where nobody but the claimant's own connection can settle its claims (AMQP), so that a node cannot ack for a dead
+    #: child: jobs that are acked early are then acked one by one, before each starts, and that is cheap there.
+    acks_at_start: bool = False
 
     @abstractmethod
     def publish(self, envelopes: Sequence[Envelope], *, timeout: float | None = None) -> None:
@@ -69,9 +73,18 @@ class Broker(ABC):
         """End a :meth:`wait` that is under way in another thread of this process, or the next one if none is."""
 
     @abstractmethod
-    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool]:
+    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool | Completed]:
         """Carry out each settlement in one round trip for all: True where the claim still held and all of it was done, False where
-        another worker owns the message by now and nothing was done."""
+        another worker owns the message by now and nothing was done, :class:`Completed` where its part was the last of a join and
+        nothing but the counting was done."""
+
+    def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:
+        """Return these claims to their queues after ``lease`` seconds of the incarnation's silence, whatever the length of its other
+        claims' lease. They are renewed with the others. Tags that are not claimed any more are passed over.
+
+        Brokers whose server watches the connection itself (AMQP) do nothing here.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def renew(self, incarnations: Iterable[str], lease: float) -> None:
@@ -99,6 +112,19 @@ class Broker(ABC):
     @abstractmethod
     def purge(self, queue: str) -> int:
         """Drop all that waits in the queue (claimed messages stay); answer how many."""
+
+    def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:
+        """What rests in quarantine, the oldest first, from behind the one whose id is ``after``."""
+        raise NotImplementedError
+
+    def requeue_quarantined(self, ids: Sequence[str]) -> int:
+        """Send these messages to the ends of their queues, as if they had never been delivered; answer how many were found. What is
+        no message stays where it is."""
+        raise NotImplementedError
+
+    def drop_quarantined(self, ids: Sequence[str]) -> int:
+        """Forget these messages for ever; answer how many were found."""
+        raise NotImplementedError
 
     @abstractmethod
     def ping(self) -> None:

@@ -10,13 +10,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from jumpstarter.jobs import Document, Part
 
 
+class Fence(NamedTuple):
+    """By whom a write is made: a job and which delivery of it (:attr:`jumpstarter.jobs.Delivery.attempt`)."""
+
+    job: str
+    attempt: int
+
+
 class Results(ABC):
-    """A store of result documents."""
+    """A store of result documents.
+
+    On the broker's own server, writes travel inside the broker's ``settle`` and are fenced by the claim. Elsewhere nothing can be
+    atomic with the ack; there a worker that gets a message again first calls :meth:`fence`, and from then on what an earlier
+    attempt still writes ``by`` its own fence is refused.
+    """
 
     #: See :attr:`jumpstarter.abc.broker.Broker.server`.
     server: str
@@ -26,9 +38,26 @@ class Results(ABC):
     def writes(self, documents: Sequence[Document]) -> Sequence[Any]:
         """The documents as commands that a broker on the same server carries out inside its ``settle``. No I/O."""
 
+    def part_write(self, part: Part) -> Any:
+        """The part as a command that a broker on the same server carries out inside its ``settle``. No I/O."""
+        raise NotImplementedError
+
+    def close_write(self, join: str) -> Any:
+        """:meth:`close_join` as a command for the same. No I/O."""
+        raise NotImplementedError
+
+    def fence(self, fences: Sequence[Fence], ttl: float) -> None:
+        """From now on, and for ``ttl`` seconds, refuse what smaller attempts of these jobs write. One round trip; never lowers a
+        fence."""
+        raise NotImplementedError
+
     @abstractmethod
-    def put(self, documents: Sequence[Document]) -> None:
-        """Store the documents and announce them, in one round trip. A ``final`` document that is there already stays."""
+    def put(self, documents: Sequence[Document], *, by: Sequence[Fence | None] = ()) -> list[bool]:
+        """Store the documents and announce them, in one round trip. A ``final`` document that is there already stays.
+
+        :param by: who writes each document; nobody in particular if not given.
+        :returns: False for each that was refused because a later attempt of its job is under way.
+        """
 
     @abstractmethod
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -54,8 +83,13 @@ class Results(ABC):
 
     @abstractmethod
     def add_part(self, part: Part) -> Sequence[bytes] | None:
-        """Count the part (once per member and index, however often it is added). When it completes the join, or the join was
-        complete already but not yet closed, return the bodies of all parts in order of index; else None."""
+        """Count one part; see :meth:`add_parts`."""
+
+    def add_parts(self, parts: Sequence[Part], *, by: Sequence[Fence | None] = ()) -> list[Sequence[bytes] | None]:
+        """Count the parts in one round trip (each once per member and index, however often it is added). Where one completes its
+        join, or the join was complete already but not yet closed: the bodies of all parts in order of index; else None, also
+        where ``by`` was refused."""
+        raise NotImplementedError
 
     @abstractmethod
     def close_join(self, join: str) -> None:
