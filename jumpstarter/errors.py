@@ -25,6 +25,8 @@
     └── WorkerError
         └── ChildStartFailed          a child process ended before it was ready
 
+    JobCancelled (a BaseException)    raised inside a plain function whose job was cancelled
+
 Errors carry facts as attributes; their sentence is made here and nowhere else.
 """
 
@@ -206,3 +208,8 @@ class WorkerError(JumpstarterError):
 
 class ChildStartFailed(WorkerError):
     """A child process ended before it was ready."""
+
+
+class JobCancelled(BaseException):
+    """Raised inside a job that was cancelled or ran out of time. Not an :class:`Exception`: a function that handles its own errors
+    must still end."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +64,17 @@ class Delivery:
     raw: bytes = b""
 
 
+#: Where jobs run: in a slot of the pool (a child's main thread under prefork), in one of the thread slots beside it, or as a
+#: coroutine on the child's loop.
+Place = Literal["slot", "thread", "loop"]
+
+
 class Handler(Protocol):
     """Runs the jobs of one name. Never raises for a user's error: that becomes the outcome."""
 
     name: str
-    #: True: ``arun`` is awaited on the child's loop. False: ``run`` is called in a slot.
-    is_coroutine: bool
+    #: ``loop``: ``arun`` is awaited on the child's loop; else ``run`` is called in a thread.
+    runs_in: Place
 
     def run(self, job: Job) -> Outcome:
         """Run the job to its end in the calling thread."""
@@ -94,6 +99,9 @@ class Job:
     :ivar lease: seconds of its node's silence after which the message is given to another worker; None: the node's own setting.
     :ivar context: what the application attached when it decoded the message.
     :ivar started: monotonic seconds at which a slot began it, 0.0 before.
+    :ivar slot: the number of that slot, -1 before.
+    :ivar acked: its message was acked before it began.
+    :ivar abandoned: it never came to an end in its time and was settled without one; what it still does counts for nothing.
     """
 
     id: str
@@ -109,6 +117,9 @@ class Job:
     lease: float | None = None
     context: Any = None
     started: float = 0.0
+    slot: int = -1
+    acked: bool = False
+    abandoned: bool = False
 
 
 # What the broker does with the claimed message itself.

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import anyio
 
@@ -31,7 +31,8 @@ from jumpstarter.telemetry import configure
 from jumpstarter.worker import Node, Parts, Worker, WorkerOptions
 from jumpstarter.worker.beside import once_started, reasons, run_beside
 from jumpstarter.worker.child import loop_options, run_child
-from jumpstarter.worker.link import PARKED, Link
+from jumpstarter.worker.children import SEATS
+from jumpstarter.worker.link import PARKED, RETIRING, Link
 from jumpstarter.worker.marks import Marks
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class NodeSetup:
     """All that a node needs.
 
     :ivar on_ready: called in the node's process once all children are ready.
-    :ivar on_stopping: called there when the first signal to stop arrives, with its number.
+    :ivar on_stopping: called there when a signal to stop arrives, with its number and the kind of shutdown: ``warm``, ``soft`` or
+        ``cold``.
     :ivar worker_class: the actor that runs in each child.
     """
 
@@ -57,7 +59,7 @@ class NodeSetup:
     results: Results | None
     options: WorkerOptions
     on_ready: Callable[[], None] = lambda: None
-    on_stopping: Callable[[int], None] = lambda _signal: None
+    on_stopping: Callable[[int, str], None] = lambda _signal, _how: None
     worker_class: type[Worker] = Worker
 
 
@@ -87,10 +89,11 @@ def _service(setup: NodeSetup) -> str:
 
 
 def _fork_template(setup: NodeSetup) -> tuple[Marks, ForkTemplate]:
-    marks = Marks(setup.options.children)
+    options = setup.options
+    marks = Marks(options.children * SEATS, options.all_slots)
 
-    def child(index: int, incarnation: str, channel: socket.socket) -> int:
-        return _child_main(setup, marks, index, incarnation, channel)
+    def child(seat: int, incarnation: str, channel: socket.socket) -> int:
+        return _child_main(setup, marks, seat, incarnation, channel)
 
     return marks, ForkTemplate(child)
 
@@ -99,9 +102,10 @@ def _node(setup: NodeSetup, marks: Marks, template: ForkTemplate) -> Node:
     return Node(setup.options, setup.application, setup.broker, setup.results, template, marks)
 
 
-def _child_main(setup: NodeSetup, marks: Marks, index: int, incarnation: str, channel: socket.socket) -> int:
+def _child_main(setup: NodeSetup, marks: Marks, seat: int, incarnation: str, channel: socket.socket) -> int:
     """The life of a child process, in its main thread."""
     options = setup.options
+    index = seat % options.children
     # What log formats show as %(processName)s.
     multiprocessing.current_process().name = f"child-{index}"
     setup.application.child_started()
@@ -112,8 +116,10 @@ def _child_main(setup: NodeSetup, marks: Marks, index: int, incarnation: str, ch
         options,
         incarnation,
         name=f"{options.name}/{index}",
-        marks=marks.ring(index),
+        marks=marks.ring(seat),
         on_parked=lambda: link.say(PARKED),
+        on_retiring=lambda: link.say(RETIRING),
+        leave=lambda: _leave(setup, telemetry),
     )
     executor = worker.executor
     try:
@@ -121,12 +127,19 @@ def _child_main(setup: NodeSetup, marks: Marks, index: int, incarnation: str, ch
             worker,
             link,
             serve=executor.serve if isinstance(executor, CallingThreadExecutor) else None,
-            close_executor=lambda: _close(executor),
+            close_executor=lambda: _close(worker),
             backend=options.backend,
         )
     finally:
         setup.application.child_stopping()
         telemetry.shutdown(5)
+
+
+def _leave(setup: NodeSetup, telemetry: Any) -> NoReturn:
+    """End a child in which jobs run that never end: all else is settled."""
+    setup.application.child_stopping()
+    telemetry.shutdown(5)
+    os._exit(0)
 
 
 def _parts(setup: NodeSetup) -> Parts:
@@ -144,13 +157,16 @@ def _parts(setup: NodeSetup) -> Parts:
         broker=setup.broker,
         results=setup.results,
         make_executor=make_executor,
+        make_thread_executor=ThreadExecutor,
         make_loop_executor=LoopExecutor,
     )
 
 
-def _close(executor: Executor) -> None:
-    if isinstance(executor, ThreadExecutor | CallingThreadExecutor):
-        executor.close()
+def _close(worker: Worker) -> None:
+    """End the threads of its slots."""
+    for executor in worker.executors.values():
+        if isinstance(executor, ThreadExecutor | CallingThreadExecutor):
+            executor.close()
 
 
 def _in_process_worker(setup: NodeSetup) -> Worker:
@@ -186,20 +202,61 @@ async def _host(setup: NodeSetup, make: Callable[[], ActorT], kill: Callable[[Ac
 
 
 async def _obey_signals(setup: NodeSetup, actor: ActorT, kill: Callable[[ActorT], None]) -> None:
-    """SIGTERM and SIGINT: warm, finish what runs; the second of them, or SIGQUIT: cold, end the children now."""
-    warm_since: float | None = None
+    """SIGTERM and SIGINT: warm, finish what runs. The second of them, or SIGQUIT: cold, end the children now and hand back what they
+    had begun; with ``soft_shutdown``, only after so many seconds or at the next signal."""
+    steps = _Steps(setup.options.soft_shutdown)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT) as signals:
-        async for number in signals:
-            if warm_since is not None and number != signal.SIGQUIT and anyio.current_time() - warm_since < _ONE_SIGNAL:
-                continue
-            if warm_since is not None or number == signal.SIGQUIT:
-                logger.warning("cold shutdown: %s", signal.Signals(number).name)
-                kill(actor)
-            else:
-                warm_since = anyio.current_time()
-                logger.info("warm shutdown (%s): finishing what runs; repeat to end at once", signal.Signals(number).name)
-                setup.on_stopping(number)
+        async with anyio.create_task_group() as group:
+            async for number in signals:
+                step = steps.next(number, anyio.current_time())
+                if step is None:
+                    continue
+                logger.warning("%s shutdown (%s)%s", step, signal.Signals(number).name, _PROSPECTS[step])
+                setup.on_stopping(number, step)
+                if step == "cold":
+                    kill(actor)
+                    continue
                 actor.post("stop")
+                if step == "soft":
+                    group.start_soon(_kill_after, setup.options.soft_shutdown, partial(kill, actor))
+
+
+async def _kill_after(seconds: float, kill: Callable[[], None]) -> None:
+    await anyio.sleep(seconds)
+    logger.warning("cold shutdown: the %g s of the soft one are over", seconds)
+    kill()
+
+
+_PROSPECTS = {
+    "warm": ": finishing what runs; repeat to end at once",
+    "soft": ": what runs is handed back if it does not finish in time; repeat to end at once",
+    "cold": ": what runs is handed back",
+}
+
+
+class _Steps:
+    """Which kind of shutdown a signal asks for. Celery's names: ``warm``, ``soft``, ``cold``."""
+
+    def __init__(self, soft_shutdown: float) -> None:
+        self._soft_shutdown = soft_shutdown
+        self._last: str | None = None
+        self._last_at = 0.0
+        #: As Celery: a supervisor that only knows SIGTERM can ask for the quicker way.
+        self._term_is_quit = os.environ.get("REMAP_SIGTERM") == "SIGQUIT"
+
+    def next(self, number: int, now: float) -> str | None:
+        """The kind, or None for the same signal come twice."""
+        is_quit = number == signal.SIGQUIT or (number == signal.SIGTERM and self._term_is_quit)
+        if self._last is not None and now - self._last_at < _ONE_SIGNAL and not (is_quit and self._last == "warm"):
+            return None
+        if self._last is None and not is_quit:
+            step = "warm"
+        elif self._soft_shutdown > 0 and self._last in (None, "warm"):
+            step = "soft"
+        else:
+            step = "cold"
+        self._last, self._last_at = step, now
+        return step
 
 
 class EmbeddedNode:
@@ -257,7 +314,7 @@ class EmbeddedNode:
                 logger.exception("the embedded node %s ended with an error", options.name)
         finally:
             if isinstance(self._actor, Worker):
-                _close(self._actor.executor)
+                _close(self._actor)
                 setup.application.child_stopping()
             self._ready.set()
 

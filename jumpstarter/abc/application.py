@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from jumpstarter.jobs import Delivery, Handler, Job, Outcome
 
@@ -13,6 +14,8 @@ class Application(Protocol):
 
     #: For people: the application's name in logs and traces.
     name: str
+    #: What is raised inside a plain function when its soft limit is over.
+    soft_limit_error: type[Exception]
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -35,8 +38,18 @@ class Application(Protocol):
         """What comes of a job that was not started before its time ran out."""
         ...
 
-    def lose(self, job: Job, evidence: str, *, quarantine: bool) -> Outcome:
-        """What comes of a job whose process died under it. ``evidence`` says how, e.g. ``signal 9 (SIGKILL)``."""
+    def lose(self, job: Job, evidence: str, *, quarantine: bool, facts: Mapping[str, Any] = MappingProxyType({})) -> Outcome:
+        """What comes of a job whose process died under it. ``evidence`` says how, e.g. ``signal 9 (SIGKILL)``; ``facts`` are what
+        else is known, kept with a message that goes to quarantine."""
+        ...
+
+    def overrun(self, job: Job, limit: float, *, soft: bool) -> Outcome:
+        """What comes of a job that ran longer than ``limit`` seconds and was ended: its hard limit, or a soft one that it did not
+        catch."""
+        ...
+
+    def cancel(self, job: Job, reason: str) -> Outcome:
+        """What comes of a job that somebody cancelled."""
         ...
 
     def child_started(self) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from jumpstarter.jobs import Job, Outcome
 
-#: Runs one job in the slot of that number; never raises for a user's error.
-Run = Callable[[Job, int], Outcome]
+#: Runs one job in the slot of that number; never raises for a user's error. None: the job was abandoned meanwhile.
+Run = Callable[[Job, int], Outcome | None]
 #: The same for coroutine jobs.
-AsyncRun = Callable[[Job, int], Awaitable[Outcome]]
+AsyncRun = Callable[[Job, int], Awaitable[Outcome | None]]
 #: Takes what came of a job, in the thread that ran it.
 OnOutcome = Callable[[Outcome], None]
 #: Told in the slot's thread that the slot turned busy, with the job that it begins with, or idle (None): once per run of jobs,
@@ -41,3 +41,13 @@ class Executor(ABC):
     @abstractmethod
     def withdraw(self) -> list[Job]:
         """Take back every job that is not started."""
+
+    @property
+    @abstractmethod
+    def stuck(self) -> int:
+        """Places that are lost to abandoned jobs which have not ended yet."""
+
+    @abstractmethod
+    def replace(self, slot: int) -> bool:
+        """The job in this slot was abandoned: let the slot run the next one elsewhere. False where there is no elsewhere (a
+        process's main thread), so that the process must be replaced. To be called on the loop's thread."""

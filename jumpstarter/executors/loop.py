@@ -25,6 +25,9 @@ class LoopExecutor(Executor):
         self._group = group
         self._backlog: deque[Job] = deque()
         self._free = list(range(slots - 1, -1, -1))
+        #: How often each slot was given to another task; a task that finds a newer number than its own has lost the slot.
+        self._turns = [0] * slots
+        self._stuck = 0
 
     def submit(self, jobs: Sequence[Job]) -> None:
         self._backlog.extend(jobs)
@@ -40,17 +43,43 @@ class LoopExecutor(Executor):
     def busy(self) -> int:
         return self.slots - len(self._free)
 
+    @property
+    def stuck(self) -> int:
+        return self._stuck
+
     def withdraw(self) -> list[Job]:
         withdrawn = list(self._backlog)
         self._backlog.clear()
         return withdrawn
 
-    async def _serve(self, slot: int, job: Job) -> None:
-        self._on_slot(slot, job)
+    def replace(self, slot: int) -> bool:
+        self._turns[slot] += 1
+        self._stuck += 1
+        self._release(slot)
+        self.submit(())
+        return True
+
+    async def _serve(self, slot: int, first: Job) -> None:
+        turn = self._turns[slot]
+        self._on_slot(slot, first)
         try:
-            self._on_outcome(await self._run(job, slot))
-            while self._backlog:
-                self._on_outcome(await self._run(self._backlog.popleft(), slot))
+            await self._serve_run(slot, turn, first)
         finally:
-            self._free.append(slot)
-            self._on_slot(slot, None)
+            if self._turns[slot] == turn:
+                self._release(slot)
+            else:
+                self._stuck -= 1
+
+    async def _serve_run(self, slot: int, turn: int, first: Job) -> None:
+        job: Job | None = first
+        while job is not None:
+            outcome = await self._run(job, slot)
+            if self._turns[slot] != turn:
+                return
+            if outcome is not None:
+                self._on_outcome(outcome)
+            job = self._backlog.popleft() if self._backlog else None
+
+    def _release(self, slot: int) -> None:
+        self._free.append(slot)
+        self._on_slot(slot, None)

@@ -28,6 +28,8 @@ class _SlotExecutor(Executor):
         # SimpleQueue is written in C and re-entrant: a signal handler that interrupts `get` cannot deadlock it.
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._is_busy = [False] * slots
+        #: How often each slot was given to another thread; a thread that finds a newer number than its own has lost the slot.
+        self._turns = [0] * slots
 
     def submit(self, jobs: Sequence[Job]) -> None:
         put = self._jobs.put
@@ -55,29 +57,38 @@ class _SlotExecutor(Executor):
             withdrawn.append(job)
 
     def _serve(self, slot: int) -> None:
-        """Run jobs until a stop sign is taken."""
+        """Run jobs until a stop sign is taken, or the slot is given to another thread."""
+        turn = self._turns[slot]
         while (job := self._jobs.get()) is not _STOP:
             self._is_busy[slot] = True
             self._on_slot(slot, job)
             try:
-                stop = self._serve_run(slot, job)
+                stop = self._serve_run(slot, turn, job)
             finally:
-                self._is_busy[slot] = False
-                self._on_slot(slot, None)
+                if self._turns[slot] == turn:
+                    self._release(slot)
             if stop:
                 return
 
-    def _serve_run(self, slot: int, first: Job) -> bool:
-        """Run jobs for as long as there are any; True when a stop sign ended it."""
-        run, done, take = self._run, self._on_outcome, self._jobs.get_nowait
+    def _serve_run(self, slot: int, turn: int, first: Job) -> bool:
+        """Run jobs for as long as there are any; True when a stop sign or the loss of the slot ended it."""
+        run, done, take, turns = self._run, self._on_outcome, self._jobs.get_nowait, self._turns
         job: Job | None = first
         while job is not _STOP:
-            done(run(job, slot))
+            outcome = run(job, slot)
+            if outcome is not None:
+                done(outcome)
+            if turns[slot] != turn:
+                return True
             try:
                 job = take()
             except queue.Empty:
                 return False
         return True
+
+    def _release(self, slot: int) -> None:
+        self._is_busy[slot] = False
+        self._on_slot(slot, None)
 
 
 class ThreadExecutor(_SlotExecutor):
@@ -85,15 +96,29 @@ class ThreadExecutor(_SlotExecutor):
 
     def __init__(self, slots: int, run: Run, on_outcome: OnOutcome, on_slot: OnSlot) -> None:
         super().__init__(slots, run, on_outcome, on_slot)
+        self._threads = [self._start(slot) for slot in range(slots)]
+        self._lost: list[threading.Thread] = []
+
+    def _start(self, slot: int) -> threading.Thread:
         # Daemons: a job that never returns must not keep a cold-stopped process alive. `close` joins them otherwise.
-        self._threads = [
-            threading.Thread(target=self._serve, args=(slot,), name=f"slot-{slot}", daemon=True) for slot in range(slots)
-        ]
-        for thread in self._threads:
-            thread.start()
+        thread = threading.Thread(target=self._serve, args=(slot,), name=f"slot-{slot}", daemon=True)
+        thread.start()
+        return thread
+
+    @property
+    def stuck(self) -> int:
+        self._lost = [thread for thread in self._lost if thread.is_alive()]
+        return len(self._lost)
+
+    def replace(self, slot: int) -> bool:
+        self._turns[slot] += 1
+        self._lost.append(self._threads[slot])
+        self._release(slot)
+        self._threads[slot] = self._start(slot)
+        return True
 
     def close(self) -> None:
-        """End the threads once they have run what is in the backlog, and wait for them."""
+        """End the threads once they have run what is in the backlog, and wait for them; not for those that are stuck."""
         for _ in self._threads:
             self._jobs.put(_STOP)
         for thread in self._threads:
@@ -109,6 +134,15 @@ class CallingThreadExecutor(_SlotExecutor):
     def serve(self) -> None:
         """Run jobs until :meth:`close`. Only what a job means to end the process with (``SystemExit``) gets out of here."""
         self._serve(0)
+
+    @property
+    def stuck(self) -> int:
+        return self._turns[0]
+
+    def replace(self, slot: int) -> bool:
+        self._turns[slot] += 1
+        self._is_busy[slot] = False
+        return False
 
     def close(self) -> None:
         """Make :meth:`serve` return once the backlog is done. From any thread."""
@@ -130,7 +164,9 @@ class InlineExecutor(Executor):
         self._on_slot(0, jobs[0])
         try:
             for job in jobs:
-                self._on_outcome(self._run(job, 0))
+                outcome = self._run(job, 0)
+                if outcome is not None:
+                    self._on_outcome(outcome)
         finally:
             self._on_slot(0, None)
 
@@ -144,3 +180,10 @@ class InlineExecutor(Executor):
 
     def withdraw(self) -> list[Job]:
         return []
+
+    @property
+    def stuck(self) -> int:
+        return 0
+
+    def replace(self, slot: int) -> bool:
+        return False

@@ -17,13 +17,11 @@ logger = logging.getLogger(__name__)
 class Admitted:
     """A batch, sorted.
 
-    :ivar jobs: plain functions, for slots.
-    :ivar coroutine_jobs: for the loop's slots.
+    :ivar jobs: for slots.
     :ivar outcomes: what needs no slot.
     """
 
     jobs: list[Job] = field(default_factory=list)
-    coroutine_jobs: list[Job] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
 
@@ -39,8 +37,6 @@ def admit(deliveries: list[Delivery], application: Application, *, now: float, m
             verdict = Outcome(delivery, None, "REFUSED", Quarantine(f"it could not be admitted: {error!r}"), error=error)
         if isinstance(verdict, Outcome):
             admitted.outcomes.append(verdict)
-        elif verdict.handler.is_coroutine:
-            admitted.coroutine_jobs.append(verdict)
         else:
             admitted.jobs.append(verdict)
     return admitted

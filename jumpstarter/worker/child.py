@@ -13,6 +13,7 @@ Signals from the terminal are ignored here: the node decides, and says so throug
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -23,7 +24,8 @@ import anyio
 
 from jumpstarter.errors import ActorCrashed
 from jumpstarter.worker.beside import once_started, reasons, run_beside
-from jumpstarter.worker.link import READY, STOP, Link
+from jumpstarter.worker.execute import INTERRUPT
+from jumpstarter.worker.link import CANCEL, READY, RETIRE, STOP, Link
 from jumpstarter.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -44,9 +46,14 @@ def run_child(
     if serve is None:
         return _run_loop(worker, link, close_executor, backend)
     exit_codes: list[int] = []
-    thread = threading.Thread(
-        target=lambda: exit_codes.append(_run_loop(worker, link, close_executor, backend)), name="loop", daemon=True
-    )
+    signal.signal(INTERRUPT, worker.runner.interrupted)
+
+    def run_loop() -> None:
+        exit_codes.append(_run_loop(worker, link, close_executor, backend))
+        if worker.executor.stuck:
+            worker.leave()  # the main thread will not
+
+    thread = threading.Thread(target=run_loop, name="loop", daemon=True)
     thread.start()
     try:
         serve()
@@ -78,9 +85,14 @@ async def live(worker: Worker, link: Link) -> None:
 
 
 async def _obey(worker: Worker, link: Link) -> None:
-    async for word in link.words():
-        if word == STOP:
-            break
+    async for words in link.words():
+        match words:
+            case [word] if word == STOP:
+                break
+            case [word] if word == RETIRE:
+                worker.retire()
+            case [word, job_id, *attempt] if word == CANCEL:
+                worker.cancel(job_id, int(attempt[0]) if attempt else None)
     worker.post("stop")
 
 

@@ -1,71 +1,133 @@
-"""Execute: give jobs to slots, and know how many more could be taken. Comes from: admit. Goes to: settle.
+"""Execute: run one job, whatever it does. Comes from: admit, by way of an executor's slot. Goes to: settle.
 
-A worker claims what its free slots can start, plus a look-ahead sized from what the last jobs took: hundreds when jobs take
-microseconds (so that they travel in batches), none when they take longer than a blink (so that nobody hoards). What was claimed
-ahead and then waits behind a job that turns out long is handed back.
+Any thread may ask a running job to end (see :mod:`jumpstarter.worker.watch`). It is asked by an exception: raised by a signal
+handler in the main thread, put into another thread by the interpreter, or as the cancellation of a coroutine. A job that does not
+end is *abandoned*: settled without it, and what it still does counts for nothing.
+
+Who ends a job is settled by one atomic step: whoever takes it out of :attr:`Runner.running`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import anyio
+import anyio.to_thread
 
 from jumpstarter.abc.application import Application
-from jumpstarter.abc.executor import Executor
 from jumpstarter.clock import SYSTEM_CLOCK, Clock
-from jumpstarter.jobs import Job, Outcome, Quarantine
+from jumpstarter.errors import BrokerUnavailable, JobCancelled
+from jumpstarter.jobs import RETURN, Job, Outcome, Place, Quarantine
 from jumpstarter.telemetry import tracing
 from jumpstarter.worker.marks import Ring
-from jumpstarter.worker.options import WorkerOptions
-from jumpstarter.worker.settle import Settler
 
 logger = logging.getLogger(__name__)
 
-_UNSETTLED = 1024
-_WEIGHT = 0.1  # of the newest job in the moving average of run times
+#: Interrupts a child's main thread, also in the middle of a system call. Celery's pool uses the same.
+INTERRUPT: Final = signal.SIGUSR1
+_WEIGHT: Final = 0.1  # of the newest job in the moving average of run times
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A running job was asked to end: by raising ``error`` in it; ``outcome`` is what comes of it if it does not catch that."""
+
+    error: type[BaseException]
+    outcome: Callable[[], Outcome]
+
+
+_FIRST_MARKS: Final[Mapping[Place, int]] = MappingProxyType({"slot": 0, "thread": 0, "loop": 0})
+
+#: Acks a message before its job begins; raises BrokerUnavailable, or answers False when another worker owns it by now.
+AckNow = Callable[[Job], bool]
 
 
 class Runner:
-    """Runs one job, whatever it does: the functions that executors call in their slots."""
+    """Runs one job: the functions that executors call in their slots."""
 
     def __init__(
-        self, application: Application, url: str, marks: Ring | None, *, may_exit: bool = False, clock: Clock = SYSTEM_CLOCK
+        self,
+        application: Application,
+        url: str,
+        marks: Ring | None,
+        *,
+        may_exit: bool = False,
+        first_marks: Mapping[Place, int] = _FIRST_MARKS,
+        ack_now: AckNow | None = None,
+        ack_blocks: bool = True,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """:param url: the broker's, for spans.
         :param marks: where starts are marked for the parent; None where no parent outlives this process.
         :param may_exit: a job that raises SystemExit ends this process; else it only counts as lost.
+        :param first_marks: the number under which the first slot of each kind is marked.
+        :param ack_now: how jobs that are acked early are acked before they begin; None: they are acked with what came of them.
+        :param ack_blocks: that takes a round trip, so that the loop must not wait for it.
         """
         self._application = application
         self._url = url
-        self._mark: Callable[[str, str, int, int], None] = marks.mark if marks is not None else _no_mark
+        self._mark: Callable[[str, str, int, int, float], None] = marks.mark if marks is not None else _no_mark
         self._may_exit = may_exit
+        self.first_marks = first_marks
+        self._ack_now = ack_now
+        self._ack_blocks = ack_blocks
         self._now = clock.now
-        #: Moving average of run times, seconds; None before the first job.
-        self.average: float | None = None
-        #: What the slots for plain functions run now, by slot.
-        self.current: dict[int, Job] = {}
-        #: Jobs that ended, for whoever wants to see whether anything moves.
-        self.finished = 0
+        self._interruptions = (application.soft_limit_error, JobCancelled)
+        self._lock = threading.Lock()
+        #: What runs now: where it can be interrupted, a thread's identity or a scope.
+        self.running: dict[Job, int | anyio.CancelScope] = {}
+        #: Jobs that were asked to end.
+        self.asked: dict[Job, Ask] = {}
+        #: Moving averages of run times by the place where jobs run, seconds.
+        self.averages: dict[Place, float] = {}
+        #: Jobs that were begun, and by place those that ended, for whoever wants to see whether anything moves.
+        self.begun = 0
+        self.ended: dict[Place, int] = {"slot": 0, "thread": 0, "loop": 0}
 
-    def run(self, job: Job, slot: int) -> Outcome:
-        """Run a plain function's job in this thread."""
-        if self._is_late(job):
-            return self._application.expire(job)
-        self._start(job, slot)
-        self.current[slot] = job
-        if tracing.enabled:
-            with self._span(job) as span:
-                outcome = self._run(job)
-                span.outcome(outcome.status, outcome.error)
-        else:
+    def run(self, job: Job, slot: int) -> Outcome | None:
+        """Run a plain function's job in this thread; None when it was abandoned meanwhile."""
+        return self._run_marked(job, slot, self.first_marks["slot"] + slot)
+
+    def run_beside(self, job: Job, slot: int) -> Outcome | None:
+        """The same in a thread slot beside the pool's own."""
+        return self._run_marked(job, slot, self.first_marks["thread"] + slot)
+
+    def _run_marked(self, job: Job, slot: int, mark: int) -> Outcome | None:
+        refusal = self._begin(job, slot, mark)
+        if refusal is not None:
+            return refusal
+        self.running[job] = threading.get_ident()
+        try:
             outcome = self._run(job)
-        del self.current[slot]
-        return self._finish(outcome, job)
+        except self._interruptions:  # it came when the function was through, or was not caught in there
+            outcome = self._interrupted(job)
+        try:
+            is_ours = self._take(job)
+        except self._interruptions:  # the last moment for one
+            is_ours = self._take(job)
+        return self._finish(outcome, job) if is_ours else None
 
     def _run(self, job: Job) -> Outcome:
+        if not tracing.enabled:
+            return self._call(job)
+        with self._span(job) as span:
+            outcome = self._call(job)
+            span.outcome(outcome.status, outcome.error)
+            return outcome
+
+    def _call(self, job: Job) -> Outcome:
         try:
             return job.handler.run(job)
+        except self._interruptions:
+            raise
         except Exception as error:  # noqa: BLE001 - a handler that breaks its promise must not cost a slot
             return _broken(job, error)
         except SystemExit as error:
@@ -73,20 +135,31 @@ class Runner:
                 raise
             return self._application.lose(job, f"it called exit({error.code!r})", quarantine=False)
 
-    async def arun(self, job: Job, slot: int) -> Outcome:
-        """Run a coroutine's job on this loop."""
-        if self._is_late(job):
-            return self._application.expire(job)
-        self._start(job, slot)
-        if tracing.enabled:
-            with self._span(job) as span:
-                outcome = await self._arun(job)
-                span.outcome(outcome.status, outcome.error)
+    async def arun(self, job: Job, slot: int) -> Outcome | None:
+        """Run a coroutine's job on this loop; None when it was abandoned meanwhile."""
+        if self._ack_blocks and self._ack_now is not None and job.early_ack:
+            refusal = await anyio.to_thread.run_sync(self._begin, job, slot, self.first_marks["loop"] + slot)
         else:
+            refusal = self._begin(job, slot, self.first_marks["loop"] + slot)
+        if refusal is not None:
+            return refusal
+        outcome: Outcome | None = None
+        with anyio.CancelScope() as scope:
+            self.running[job] = scope
             outcome = await self._arun(job)
-        return self._finish(outcome, job)
+        if outcome is None:
+            outcome = self._interrupted(job)
+        return self._finish(outcome, job) if self._take(job) else None
 
     async def _arun(self, job: Job) -> Outcome:
+        if not tracing.enabled:
+            return await self._acall(job)
+        with self._span(job) as span:
+            outcome = await self._acall(job)
+            span.outcome(outcome.status, outcome.error)
+            return outcome
+
+    async def _acall(self, job: Job) -> Outcome:
         try:
             return await job.handler.arun(job)
         except Exception as error:  # noqa: BLE001 - as above
@@ -95,20 +168,88 @@ class Runner:
             # Never the process: other coroutines share it.
             return self._application.lose(job, f"it called exit({error.code!r})", quarantine=False)
 
-    def _is_late(self, job: Job) -> bool:
-        return job.expires is not None and job.expires <= self._now()
-
-    def _start(self, job: Job, slot: int) -> None:
-        self._mark(job.delivery.tag, job.id, slot, job.delivery.attempt)
+    def _begin(self, job: Job, slot: int, mark: int) -> Outcome | None:
+        """Mark the start; an outcome when it may not start."""
+        if job.expires is not None and job.expires <= self._now():
+            return self._application.expire(job)
+        if job.early_ack and self._ack_now is not None:
+            refusal = self._ack_early(job, self._ack_now)
+            if refusal is not None:
+                return refusal
+        delivery = job.delivery
+        self._mark(delivery.tag, job.id, mark, delivery.attempt, job.hard_limit or 0.0)
+        job.slot = slot
         job.started = time.monotonic()
+        self.begun += 1
+        return None
+
+    def _ack_early(self, job: Job, ack_now: AckNow) -> Outcome | None:
+        try:
+            job.acked = ack_now(job)
+        except BrokerUnavailable:
+            return Outcome(job.delivery, job, "RETURNED", RETURN)
+        # Another worker's by now: settling it will say so, and do nothing.
+        return None if job.acked else Outcome(job.delivery, job, "RETURNED", RETURN)
 
     def _finish(self, outcome: Outcome, job: Job) -> Outcome:
         outcome.runtime = runtime = time.monotonic() - job.started
-        average = self.average
+        place = job.handler.runs_in
+        average = self.averages.get(place)
         # Threads may overwrite each other's update: it is an estimate, and a lock would cost more than it is worth.
-        self.average = runtime if average is None else average + _WEIGHT * (runtime - average)
-        self.finished += 1
+        self.averages[place] = runtime if average is None else average + _WEIGHT * (runtime - average)
+        self.ended[place] += 1
         return outcome
+
+    # Ending a job from outside.
+
+    def ask(self, job: Job, ask: Ask) -> None:
+        """Raise an error inside the job, wherever it is. From the loop's thread."""
+        place = self.running.get(job)
+        if isinstance(place, anyio.CancelScope):
+            self.asked[job] = ask
+            place.cancel()
+        elif place is not None:
+            self._ask_thread(job, place, ask)
+
+    def _ask_thread(self, job: Job, thread: int, ask: Ask) -> None:
+        with self._lock:
+            # Noted before the look: a job that ends now either is seen to have ended, or sees that it was asked.
+            self.asked[job] = ask
+            if job not in self.running:
+                del self.asked[job]
+            elif thread == threading.main_thread().ident and signal.getsignal(INTERRUPT) == self.interrupted:
+                signal.pthread_kill(thread, INTERRUPT)
+            else:
+                _raise_in(thread, ask.error)
+
+    def interrupted(self, _signal: int, _frame: object) -> None:
+        """The handler of :data:`INTERRUPT`: in the main thread, between two of the job's own instructions."""
+        main = threading.main_thread().ident
+        for job, ask in list(self.asked.items()):
+            if self.running.get(job) == main:
+                raise ask.error
+
+    def abandon(self, job: Job) -> bool:
+        """Take the job's end out of its own hands. False when it has ended by itself."""
+        with self._lock:
+            if self.running.pop(job, None) is None:
+                return False
+            job.abandoned = True
+            return True
+
+    def _take(self, job: Job) -> bool:
+        """The job has ended: whether that still counts."""
+        is_ours = self.running.pop(job, None) is not None
+        if is_ours and job not in self.asked:
+            return True
+        with self._lock:
+            if self.asked.pop(job, None) is not None:
+                _raise_in(threading.get_ident(), None)
+            return not job.abandoned
+
+    def _interrupted(self, job: Job) -> Outcome:
+        ask = self.asked.get(job)
+        return ask.outcome() if ask is not None else self._application.cancel(job, "it was cancelled")
 
     def _span(self, job: Job) -> tracing.Operation:
         delivery = job.delivery
@@ -124,63 +265,9 @@ class Runner:
         )
 
 
-class Capacity:
-    """How many jobs may still be claimed, given the executors and the measured run time."""
-
-    def __init__(self, options: WorkerOptions, runner: Runner, sync: Executor, loop: Executor, settler: Settler) -> None:
-        self._settler = settler
-        self._options = options
-        self._runner = runner
-        self._sync = sync
-        self._loop = loop
-        # Numbers of jobs that had ended, so that the next one to end needs to reset nothing.
-        self._looked_at = -1
-        self._stalled_at = -1
-
-    @property
-    def room(self) -> int:
-        """Jobs that may be claimed now: none while more outcomes wait to be settled than a few batches."""
-        if self._settler.pending > _UNSETTLED:
-            return 0
-        sync, loop = self._sync, self._loop
-        free = sync.slots + self.look_ahead - sync.backlog - sync.busy
-        if self._options.pool == "async":
-            free = loop.slots + self.look_ahead - loop.backlog - loop.busy - sync.backlog
-        return max(0, free)
-
-    @property
-    def look_ahead(self) -> int:
-        """Jobs to hold beyond those that run: none before anything is known, nor while something takes unexpectedly long."""
-        average = self._runner.average
-        if average is None or self._stalled_at == self._runner.finished:
-            return 0
-        seconds = self._options.look_ahead_seconds
-        return 0 if average > seconds else min(self._options.look_ahead, int(seconds * self._sync.slots / max(average, 1e-6)))
-
-    @property
-    def worthwhile(self) -> int:
-        """The room from which on a claim is worth its round trip: half of what is held when full, so that batches stay large."""
-        return max(1, self.look_ahead // 2)
-
-    def notice_stall(self) -> bool:
-        """To be called at intervals: True when slots were busy and no job has ended since the last time. Until one does, nothing is
-        claimed ahead."""
-        finished, last = self._runner.finished, self._looked_at
-        self._looked_at = finished
-        if finished != last or not (self._sync.busy or self._loop.busy):
-            return False
-        is_news = self._stalled_at != finished
-        self._stalled_at = finished
-        return is_news
-
-    @property
-    def is_idle(self) -> bool:
-        """Nothing runs and nothing waits to run."""
-        return not (self._sync.busy or self._sync.backlog or self._loop.busy or self._loop.backlog)
-
-    def withdraw(self) -> Sequence[Job]:
-        """Take back what is not started."""
-        return [*self._sync.withdraw(), *self._loop.withdraw()]
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Have the interpreter raise this in the thread when it runs Python code next; None takes back what was not raised yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
 
 
 def _broken(job: Job, error: Exception) -> Outcome:
@@ -188,5 +275,5 @@ def _broken(job: Job, error: Exception) -> Outcome:
     return Outcome(job.delivery, job, "FAILURE", Quarantine(f"its handler failed: {error!r}"), error=error)
 
 
-def _no_mark(_tag: str, _job: str, _slot: int, _attempt: int) -> None:
+def _no_mark(_tag: str, _job: str, _slot: int, _attempt: int, _hard_limit: float) -> None:
     """Nobody watches this process: it has no parent that outlives it."""

@@ -26,9 +26,21 @@ _LONGEST_PAUSE: Final = (
 class LeaseKeeper:
     """Use as a context manager. ``incarnations`` is asked anew each time, from the keeper's thread."""
 
-    def __init__(self, broker: Broker, lease: float, incarnations: Callable[[], Iterable[str]], *, on_trouble: OnTrouble) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        lease: float,
+        incarnations: Callable[[], Iterable[str]],
+        *,
+        on_trouble: OnTrouble,
+        every: float | None = None,
+    ) -> None:
+        """:param lease: seconds.
+        :param every: seconds between two renewals; a third of the lease if not given.
+        """
         self._broker = broker
         self._lease = lease
+        self._every = every or lease / 3
         self._incarnations = incarnations
         self._on_trouble = on_trouble
         self._rung = threading.Event()
@@ -51,11 +63,11 @@ class LeaseKeeper:
     def _serve(self) -> None:
         renew_at, troubled = 0.0, False
         while not self._stopping:
-            pause = min(_LONGEST_PAUSE, self._lease / 3)
+            pause = min(_LONGEST_PAUSE, self._every)
             try:
                 if time.monotonic() >= renew_at:
                     self._broker.renew(list(self._incarnations()), self._lease)
-                    renew_at = time.monotonic() + self._lease / 3
+                    renew_at = time.monotonic() + self._every
                 reaped = self._broker.reap()
             except Exception as error:
                 troubled = True

@@ -1,13 +1,16 @@
-"""The line between a node and one child: a socket and four words, a byte each.
+"""The line between a node and one child: a socket and a few words, a line each.
 
-====  ================  ==========================================================================
-byte  from              means
-====  ================  ==========================================================================
-r     child             ready: started and healthy
-p     child             parked: the lease keeper should look when the next parked message is due
-s     node              stop: finish what runs, settle, end
-(end) either            the other side is gone
-====  ================  ==========================================================================
+========================  ======  ======================================================================================
+word                      from    means
+========================  ======  ======================================================================================
+``ready``                 child   started and healthy
+``parked``                child   the lease keeper should look when the next parked message is due
+``retiring``              child   it takes no more jobs and ends when those it has are done: start its successor
+``retire``                node    do so (it uses too much memory)
+``stop``                  node    finish what runs, settle, end
+``cancel id attempt``     node    end this job, if it runs there; without an attempt whichever it is
+(end)                     either  the other side is gone
+========================  ======  ======================================================================================
 """
 
 from __future__ import annotations
@@ -16,12 +19,16 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from typing import Final
+from urllib.parse import quote, unquote
 
 import anyio
 
-READY: Final = b"r"
-PARKED: Final = b"p"
-STOP: Final = b"s"
+READY: Final = "ready"
+PARKED: Final = "parked"
+RETIRING: Final = "retiring"
+RETIRE: Final = "retire"
+STOP: Final = "stop"
+CANCEL: Final = "cancel"
 
 
 class Link:
@@ -31,26 +38,28 @@ class Link:
         channel.setblocking(False)
         self._channel = channel
 
-    def say(self, word: bytes) -> None:
-        """Send a word; whether the other side still listens is its own affair."""
-        # A full buffer holds thousands of unread words of the same kind: one more says nothing new.
+    def say(self, *words: str) -> None:
+        """Send a word, with what belongs to it; whether the other side still listens is its own affair."""
+        # A full buffer holds thousands of unread lines: whoever does not read them does not act on one more either.
         with contextlib.suppress(OSError):
-            self._channel.send(word)
+            self._channel.send(" ".join(map(quote, words)).encode() + b"\n")
 
-    async def words(self) -> AsyncIterator[bytes]:
-        """What the other side says, until it is gone."""
+    async def words(self) -> AsyncIterator[list[str]]:
+        """What the other side says, each as the word and what belongs to it, until it is gone."""
+        rest = b""
         while True:
             await anyio.wait_readable(self._channel)
             try:
-                said = self._channel.recv(256)
+                said = self._channel.recv(4096)
             except BlockingIOError:
                 continue
             except ConnectionError:
                 return
             if not said:
                 return
-            for word in said:
-                yield bytes([word])
+            *lines, rest = (rest + said).split(b"\n")
+            for line in lines:
+                yield [unquote(word) for word in line.decode().split(" ")]
 
     def close(self) -> None:
         """Hang up."""

@@ -4,7 +4,8 @@ When a child dies, its node must know which of its claims had *started*: those w
 others simply return to their queue. A child cannot say so any more, and a message per job would cost a system call, so each child
 writes every job that it starts (tag, id, slot, attempt, time) into a ring in shared memory (about 1 µs), which the node reads.
 
-The ring is far longer than what a child may hold, so a tag that is still claimed cannot have been overwritten.
+The ring is far longer than what a child may hold, and what runs long has an entry of its slot's beside it, so what is still claimed
+cannot have been overwritten.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 
 from jumpstarter.errors import ConfigurationError
 
-_ENTRY: Final = struct.Struct("<B95sB60sHHd")  # tag, id (each after its length), slot, attempt, started
+_ENTRY: Final = struct.Struct("<B95sB60sHHdf")  # tag, id (each after its length), slot, attempt, started, hard limit
 _COUNT: Final = struct.Struct("<Q")
 RING: Final = 4096  # entries; a child holds at most its slots, its look-ahead (512) and what it has not settled (1,024 and a batch)
 
@@ -28,7 +29,8 @@ class Started:
     """A job that a child has begun.
 
     :ivar id: the job's id, cut off after 60 bytes.
-    :ivar started: wall time, seconds.
+    :ivar started: monotonic seconds; the same clock for all processes.
+    :ivar hard_limit: in seconds, or 0.
     """
 
     tag: str
@@ -36,54 +38,68 @@ class Started:
     slot: int
     attempt: int
     started: float
+    hard_limit: float
 
 
 class Marks:
-    """Rings for ``children`` children. Created by the node before it forks; inherited by every process."""
+    """Rings for ``children`` children with ``slots`` slots each. Created by the node before it forks; inherited by every process.
 
-    def __init__(self, children: int) -> None:
-        self._stride = _COUNT.size + RING * _ENTRY.size
+    Beside its ring, a child has an entry for each slot: what runs there.
+    """
+
+    def __init__(self, children: int, slots: int) -> None:
+        self._slots = slots
+        self._cells = _COUNT.size + RING * _ENTRY.size
+        self._stride = self._cells + slots * _ENTRY.size
         self._memory = mmap.mmap(-1, max(1, children) * self._stride)
 
     def clear(self, child: int) -> None:
         """Forget what was started there: a new child takes the place."""
         start = child * self._stride
         _COUNT.pack_into(self._memory, start, 0)
+        self._memory[start + self._cells : start + self._stride] = bytes(self._stride - self._cells)
 
     def ring(self, child: int) -> Ring:
         """The writing end, for the child itself."""
-        return Ring(self._memory, child * self._stride)
+        start = child * self._stride
+        return Ring(self._memory, start, start + self._cells)
 
     def started(self, child: int) -> dict[str, Started]:
-        """What the child started, by tag, in order, as far back as the ring goes."""
+        """What the child started, by tag, as far back as the ring goes, and all that runs."""
         start = child * self._stride
         (count,) = _COUNT.unpack_from(self._memory, start)
-        entries = (self._entry(start, number) for number in range(max(0, count - RING), count))
-        return {entry.tag: entry for entry in entries}
+        first = start + _COUNT.size
+        entries = [self._entry(first + (number % RING) * _ENTRY.size) for number in range(max(0, count - RING), count)]
+        return {entry.tag: entry for entry in [*self.running(child).values(), *entries]}
 
-    def current(self, child: int) -> dict[int, Started]:
-        """The latest job of each slot, by the slot's number; the slot may have finished it by now."""
-        return {entry.slot: entry for entry in self.started(child).values()}
+    def running(self, child: int) -> dict[int, Started]:
+        """What runs in the child now, by the slot's number. A job that has ended is seen here until the next one begins, or its slot
+        turns idle: microseconds."""
+        first = child * self._stride + self._cells
+        entries = [self._entry(first + slot * _ENTRY.size) for slot in range(self._slots)]
+        return {slot: entry for slot, entry in enumerate(entries) if entry.tag}
 
-    def _entry(self, start: int, number: int) -> Started:
-        offset = start + _COUNT.size + (number % RING) * _ENTRY.size
-        tag_length, tag, id_length, job, slot, attempt, started = _ENTRY.unpack_from(self._memory, offset)
-        return Started(tag[:tag_length].decode(), job[:id_length].decode("utf-8", "replace"), slot, attempt, started)
+    def _entry(self, offset: int) -> Started:
+        tag_length, tag, id_length, job, slot, attempt, started, hard_limit = _ENTRY.unpack_from(self._memory, offset)
+        return Started(
+            tag[:tag_length].decode(), job[:id_length].decode("utf-8", "replace"), slot, attempt, started, round(hard_limit, 3)
+        )
 
 
 class Ring:
     """The place where one child writes, from any of its threads."""
 
-    __slots__ = ("_first", "_lock", "_memory", "_next", "_start")
+    __slots__ = ("_cells", "_first", "_lock", "_memory", "_next", "_start")
 
-    def __init__(self, memory: mmap.mmap, start: int) -> None:
+    def __init__(self, memory: mmap.mmap, start: int, cells: int) -> None:
         self._memory = memory
         self._start = start
+        self._cells = cells
         self._first = start + _COUNT.size
         self._next: int = _COUNT.unpack_from(memory, start)[0]
         self._lock = threading.Lock()
 
-    def mark(self, tag: str, job: str, slot: int, attempt: int) -> None:
+    def mark(self, tag: str, job: str, slot: int, attempt: int, hard_limit: float) -> None:
         """Say that the job starts now.
 
         :raises ConfigurationError: the broker's tags are longer than an entry.
@@ -91,10 +107,18 @@ class Ring:
         encoded, shown = tag.encode(), job.encode()[:60]
         if len(encoded) > 95:
             raise ConfigurationError(f"a delivery tag may have 95 bytes at most: {tag!r}")
-        attempt = min(attempt, 0xFFFF)
+        entry = _ENTRY.pack(
+            len(encoded), encoded, len(shown), shown, slot, min(attempt, 0xFFFF), time.monotonic(), hard_limit
+        )
+        memory, cell = self._memory, self._cells + slot * _ENTRY.size
         with self._lock:
             offset = self._first + (self._next % RING) * _ENTRY.size
             # The entry before the count: a reader never sees a counted entry that is not written.
-            _ENTRY.pack_into(self._memory, offset, len(encoded), encoded, len(shown), shown, slot & 0xFFFF, attempt, time.time())
+            memory[offset : offset + _ENTRY.size] = entry
+            memory[cell : cell + _ENTRY.size] = entry
             self._next += 1
-            _COUNT.pack_into(self._memory, self._start, self._next)
+            _COUNT.pack_into(memory, self._start, self._next)
+
+    def idle(self, slot: int) -> None:
+        """Say that nothing runs in the slot any more."""
+        self._memory[self._cells + slot * _ENTRY.size] = 0  # the length of the tag

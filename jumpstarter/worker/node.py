@@ -23,9 +23,9 @@ import anyio.to_thread
 
 from jumpstarter.abc.application import Application
 from jumpstarter.abc.broker import Broker
-from jumpstarter.abc.processes import Processes
+from jumpstarter.abc.processes import Exited, Processes
 from jumpstarter.abc.results import Results
-from jumpstarter.actors import Actor, backoff, resource
+from jumpstarter.actors import Actor, backoff, resource, timer
 from jumpstarter.errors import BrokerUnavailable, ResultsUnavailable
 from jumpstarter.worker.bury import bury
 from jumpstarter.worker.children import Child, Children
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 BROKER: Final = "broker"
 #: More children than this have no regions of their own.
 CHILD_REGIONS: Final = 32
+_WATCH: Final = 0.25  # seconds between two looks at the children's memory and overdue jobs
 _PATIENCE: Final = 10.0  # seconds that a node which stops tries to settle what a dead child held
 _BURY_AGAIN: Final = 0.5  # seconds between attempts to settle a dead child's claims while a server is away
 
@@ -73,7 +74,13 @@ class Node(Actor):
     @asynccontextmanager
     async def keeper(self) -> AsyncIterator[LeaseKeeper]:
         """Renews the children's leases from before the first claim until after the last settlement."""
-        keeper = LeaseKeeper(self.broker, self.options.lease, self._incarnations, on_trouble=self._broker_troubled)
+        keeper = LeaseKeeper(
+            self.broker,
+            self.options.lease,
+            self._incarnations,
+            on_trouble=self._broker_troubled,
+            every=self.options.renewed_every,
+        )
         with keeper:
             yield keeper
 
@@ -83,6 +90,7 @@ class Node(Actor):
         """The child processes."""
         self._children = Children(
             self.options,
+            self.application,
             self.processes,
             self.marks,
             bury=self._bury,
@@ -91,6 +99,15 @@ class Node(Actor):
             on_failure=self.fail,
         )
         return self._children.running()
+
+    @timer(every=_WATCH)
+    async def watch(self) -> None:
+        """Memory, and time limits that a child cannot keep itself."""
+        await self.children.watch()
+
+    def cancel(self, job_id: str, attempt: int | None = None) -> None:
+        """End a job, wherever in this node it runs; nothing else is hit. ``attempt`` None: whichever it is. On the loop's thread."""
+        self.children.cancel(job_id, attempt)
 
     def kill(self) -> None:
         """Cold shutdown: end the children now; what they had started and is acked late is returned to its queues."""
@@ -115,13 +132,13 @@ class Node(Actor):
         else:
             self.report_warning(BROKER, error)
 
-    async def _bury(self, child: Child, started: Mapping[str, Started], evidence: str, killed_by_us: bool) -> None:
+    async def _bury(self, child: Child, started: Mapping[str, Started], exited: Exited) -> None:
         """Settle what a dead child held, as often as it takes: until then it stays claimed, and after the lease any reaper
         returns it. A node that stops tries for so long only."""
         give_up_at = anyio.current_time() + _PATIENCE
         while True:
             try:
-                await anyio.to_thread.run_sync(partial(self._bury_now, child, started, evidence, killed_by_us))
+                await anyio.to_thread.run_sync(partial(self._bury_now, child, started, exited))
             except (BrokerUnavailable, ResultsUnavailable) as error:
                 self._broker_troubled(error)
                 if self._is_stopping and anyio.current_time() > give_up_at:
@@ -134,15 +151,17 @@ class Node(Actor):
             else:
                 return
 
-    def _bury_now(self, child: Child, started: Mapping[str, Started], evidence: str, killed_by_us: bool) -> None:
-        held = self.broker.held(child.incarnation)
+    def _bury_now(self, child: Child, started: Mapping[str, Started], exited: Exited) -> None:
+        evidence = f"{exited} ({child.verdict})" if child.verdict else str(exited)
         outcomes = bury(
-            held,
+            self.broker.held(child.incarnation),
             started,
             self.application,
             evidence=evidence,
+            facts=_facts(exited),
             max_attempts=self.options.max_attempts,
-            killed_by_us=killed_by_us,
+            killed_by_us=child.killed,
+            condemned=child.condemned,
         )
         for outcome in outcomes:
             if outcome.job is not None:
@@ -150,6 +169,12 @@ class Node(Actor):
         if outcomes:
             Settler(self.broker, self.results, child.incarnation, on_trouble=self._broker_troubled).settle(outcomes)
         self.broker.release(child.incarnation)
+
+
+def _facts(exited: Exited) -> dict[str, Any]:
+    """What is known of a child's end, as evidence."""
+    facts = {"pid": exited.pid, "exit_code": exited.code, "signal": exited.signal, "peak_memory": exited.peak_memory}
+    return {name: value for name, value in facts.items() if value is not None} | ({"stack": exited.stack} if exited.stack else {})
 
 
 def _child_region(name: str) -> Mapping[str, Any]:

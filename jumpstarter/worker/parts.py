@@ -14,6 +14,8 @@ from jumpstarter.abc.results import Results
 
 #: Makes the executor of plain functions: (run, on_outcome, on_slot).
 MakeExecutor = Callable[[Run, OnOutcome, OnSlot], Executor]
+#: Makes the executor of thread slots beside it: (slots, run, on_outcome, on_slot).
+MakeThreadExecutor = Callable[[int, Run, OnOutcome, OnSlot], Executor]
 #: Makes the executor of coroutines: (slots, run, on_outcome, on_slot, task group).
 MakeLoopExecutor = Callable[[int, AsyncRun, OnOutcome, OnSlot, TaskGroup], Executor]
 
@@ -26,4 +28,5 @@ class Parts:
     broker: Broker
     results: Results | None
     make_executor: MakeExecutor
+    make_thread_executor: MakeThreadExecutor
     make_loop_executor: MakeLoopExecutor

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from jumpstarter.abc.broker import Broker
 from jumpstarter.jobs import Delivery
 from jumpstarter.telemetry import tracing
+from jumpstarter.worker.capacity import Claim
 from jumpstarter.worker.options import WorkerOptions
 
 
@@ -20,16 +21,19 @@ class Receiver:
         self._incarnation = incarnation
         self._options = options
 
-    def receive(self, room: Callable[[], int], ended: threading.Event) -> list[Delivery]:
+    def receive(self, room: Callable[[], Claim], ended: threading.Event) -> list[Delivery]:
         """Claim as many messages as there is room for; when there are none, wait for some.
 
-        :param room: how many jobs may be claimed now.
+        :param room: what may be claimed now.
         :param ended: set by whoever lost interest (see :meth:`interrupt`).
         :returns: nothing when it was interrupted, or when the last room is gone.
         :raises BrokerUnavailable: the server does not answer.
         """
-        broker, queues, incarnation = self._broker, self._options.queues, self._incarnation
-        while not ended.is_set() and (limit := room()) > 0:
+        broker, incarnation = self._broker, self._incarnation
+        while not ended.is_set():
+            limit, queues = room()
+            if limit <= 0:
+                break
             started = time.monotonic()
             deliveries = broker.claim(queues, limit, incarnation=incarnation, lease=self._options.lease)
             if deliveries:

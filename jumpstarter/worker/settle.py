@@ -15,14 +15,15 @@ from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 from jumpstarter.abc.broker import Broker
-from jumpstarter.abc.results import Results
+from jumpstarter.abc.results import Fence, Results
 from jumpstarter.errors import BrokerUnavailable, ResultsUnavailable
-from jumpstarter.jobs import Document, Outcome, Park, Quarantine, Settlement
+from jumpstarter.jobs import ACKED, Action, Completed, Envelope, Job, Outcome, Park, Quarantine, Settlement
 from jumpstarter.telemetry import tracing
 
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 256  # outcomes in a round trip; larger ones gain nothing (peers.md) and hold the server up
+_FENCED_FOR: Final = 86_400.0  # seconds: longer than any worker sleeps and wakes up again with its connection alive
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between attempts while a server is away
 
 #: Told of each failed attempt to settle, and with None once it works again.
@@ -56,11 +57,17 @@ class Settler:
         self._on_parked = on_parked
         self._on_settled = on_settled
         self._patience = patience
+        self._to_close: list[str] = []
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._give_up = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="settle", daemon=True)
         #: Takes an outcome; from any thread; never blocks.
         self.put: Callable[[Outcome], None] = self._outcomes.put
+
+    @property
+    def _are_together(self) -> bool:
+        """Broker and results are on one server. Asked anew each time: a server may turn out to forbid it."""
+        return self._results is not None and self._results.server == self._broker.server
 
     @property
     def pending(self) -> int:
@@ -150,41 +157,99 @@ class Settler:
             )
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
-        joins: list[str] = []
-        settlements = [self._settlement(outcome, joins) for outcome in outcomes]
-        held = self._broker.settle(settlements, incarnation=self._incarnation)
-        for outcome, was_held in zip(outcomes, held, strict=True):
-            if not was_held:
-                logger.warning(
-                    "%s: another worker owns this message by now (or the last attempt to settle it succeeded); left alone",
-                    _label(outcome),
-                )
-        for join in joins:
-            self._stored_at().close_join(join)
+        settlements = self._together(outcomes) if self._are_together else self._apart(outcomes)
+        answers = self._broker.settle(settlements, incarnation=self._incarnation)
+        self._close_joins()
+        completed: list[tuple[Outcome, Completed]] = []
+        for outcome, answer in zip(outcomes, answers, strict=True):
+            if isinstance(answer, Completed):
+                completed.append((outcome, answer))
+            elif not answer:
+                _log_taken(outcome)
+        if completed:
+            self._complete(completed)
         if self._on_parked is not None and any(isinstance(outcome.action, Park) for outcome in outcomes):
             self._on_parked()
 
-    def _settlement(self, outcome: Outcome, joins: list[str]) -> Settlement:
-        """What the broker has to do; stores what it cannot store itself."""
-        publish, documents = outcome.publish, outcome.documents
-        if outcome.part is not None:
-            # Counted before the ack: a crash in between counts the same member again, which changes nothing.
-            bodies = self._stored_at().add_part(outcome.part)
-            if bodies is not None:
-                messages, results = outcome.part.complete(bodies)
-                publish, documents = [*publish, *messages], [*documents, *results]
-                joins.append(outcome.part.join)
-        return Settlement(outcome.delivery, outcome.action, publish, self._writes(documents))
+    # Results on the broker's own server: everything happens in its settle, or nothing does.
 
-    def _writes(self, documents: Sequence[Document]) -> Sequence[object]:
-        """The documents as part of the settlement where one server keeps both, else stored now: before the ack, so that a crash in
-        between repeats the job rather than losing its result."""
-        if not documents or self._results is None:
-            return ()
-        if self._results.server == self._broker.server:
-            return self._results.writes(documents)
-        self._results.put(documents)
-        return ()
+    def _together(self, outcomes: Sequence[Outcome]) -> list[Settlement]:
+        results = self._results
+        return [
+            Settlement(
+                outcome.delivery,
+                _action(outcome),
+                outcome.publish,
+                results.writes(outcome.documents) if results is not None and outcome.documents else (),
+                results.part_write(outcome.part) if results is not None and outcome.part is not None else None,
+            )
+            for outcome in outcomes
+        ]
+
+    def _complete(self, completed: Sequence[tuple[Outcome, Completed]]) -> None:
+        """Those whose part was the last of its join: settle them with what the parts come to. Until then they are still claimed, so
+        a crash in between repeats the job, which completes the join again."""
+        results = self._stored_at()
+        settlements = []
+        for outcome, answer in completed:
+            assert outcome.part is not None
+            messages, documents = outcome.part.complete(answer.bodies)
+            settlements.append(
+                Settlement(
+                    outcome.delivery,
+                    _action(outcome),
+                    [*outcome.publish, *messages],
+                    results.writes([*outcome.documents, *documents]),
+                    closes=results.close_write(outcome.part.join),
+                )
+            )
+        for (outcome, _), answer in zip(completed, self._broker.settle(settlements, incarnation=self._incarnation), strict=True):
+            if not answer:
+                _log_taken(outcome)
+
+    # Results elsewhere: stored before the ack, so that a crash in between repeats the job rather than losing its result.
+
+    def _apart(self, outcomes: Sequence[Outcome]) -> list[Settlement]:
+        results = self._results
+        if results is None:
+            return [Settlement(outcome.delivery, _action(outcome), outcome.publish) for outcome in outcomes]
+        documents = [(document, _fence(outcome)) for outcome in outcomes for document in outcome.documents]
+        if documents:
+            results.put([document for document, _ in documents], by=[fence for _, fence in documents])
+        counted = [outcome for outcome in outcomes if outcome.part is not None]
+        follow_ups = self._count(results, counted) if counted else {}
+        return [
+            Settlement(outcome.delivery, _action(outcome), [*outcome.publish, *follow_ups.get(id(outcome), ())])
+            for outcome in outcomes
+        ]
+
+    def _count(self, results: Results, outcomes: Sequence[Outcome]) -> dict[int, Sequence[Envelope]]:
+        """Count parts; the messages that complete joins, by the outcome they go out with. A join is closed only when those are sent:
+        a crash in between completes it again."""
+        parts = [outcome.part for outcome in outcomes if outcome.part is not None]
+        follow_ups: dict[int, Sequence[Envelope]] = {}
+        for outcome, part, bodies in zip(
+            outcomes, parts, results.add_parts(parts, by=[_fence(outcome) for outcome in outcomes]), strict=True
+        ):
+            if bodies is None:
+                continue
+            messages, documents = part.complete(bodies)
+            if documents:
+                results.put(documents)
+            follow_ups[id(outcome)] = messages
+            self._to_close.append(part.join)
+        return follow_ups
+
+    def _close_joins(self) -> None:
+        joins, self._to_close = self._to_close, []
+        for join in joins:
+            self._stored_at().close_join(join)
+
+    def fence(self, jobs: Sequence[Job]) -> None:
+        """Before these repeated jobs begin: have what their earlier attempts may still write refused. Where the results lie on the
+        broker's server, the claim itself does that."""
+        if self._results is not None and not self._are_together:
+            self._results.fence([Fence(job.id, job.delivery.attempt) for job in jobs], _FENCED_FOR)
 
     def _stored_at(self) -> Results:
         assert self._results is not None, "a part of a join comes only from applications that store results"
@@ -198,6 +263,20 @@ class Settler:
             self._broker.settle([Settlement(outcome.delivery, reason)], incarnation=self._incarnation)
         except Exception:
             logger.exception("%s: not even quarantine took it; it stays claimed until this process ends", _label(outcome))
+
+
+def _action(outcome: Outcome) -> Action:
+    return ACKED if outcome.job is not None and outcome.job.acked else outcome.action
+
+
+def _fence(outcome: Outcome) -> Fence | None:
+    return None if outcome.job is None else Fence(outcome.job.id, outcome.delivery.attempt)
+
+
+def _log_taken(outcome: Outcome) -> None:
+    logger.warning(
+        "%s: another worker owns this message by now (or the last attempt to settle it succeeded); left alone", _label(outcome)
+    )
 
 
 def _label(outcome: Outcome) -> str:

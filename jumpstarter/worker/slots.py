@@ -6,22 +6,26 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from jumpstarter.jobs import Job
+from jumpstarter.jobs import Job, Place
 from jumpstarter.worker.options import WorkerOptions
+from jumpstarter.worker.watch import Step
 
 #: More slots than this share one region: a region each would make a chart that nobody can read, and slow to step.
 SLOT_REGIONS: Final = 32
 
+THREADS: Final = "threads"
 COROUTINES: Final = "coroutines"
 
 
 def slot_regions(options: WorkerOptions) -> dict[str, Mapping[str, Any]]:
-    """``slot_0`` … for plain functions, ``coroutines`` for all of the loop's slots: idle | processing each."""
-    return {name: _region(name) for name in dict.fromkeys([*_names(options), COROUTINES])}
+    """``slot_0`` … for the pool's own slots, ``threads`` for all thread slots beside them, ``coroutines`` for all of the loop's:
+    idle | processing | asked | stuck each."""
+    beside = [THREADS] if options.threads else []
+    return {name: _region(name) for name in dict.fromkeys([*_names(options), *beside, COROUTINES])}
 
 
 def _names(options: WorkerOptions) -> list[str]:
-    """The region of each slot for plain functions."""
+    """The region of each of the pool's own slots."""
     slots = options.sync_slots
     return [f"slot_{number}" for number in range(slots)] if slots <= SLOT_REGIONS else ["slots"] * slots
 
@@ -29,10 +33,12 @@ def _names(options: WorkerOptions) -> list[str]:
 def _region(name: str) -> Mapping[str, Any]:
     return {
         "initial": "idle",
-        "states": ["idle", "processing"],
+        "states": ["idle", "processing", "asked", "stuck"],
         "transitions": [
             {"trigger": f"{name}.begin", "source": "idle", "dest": "processing"},
-            {"trigger": f"{name}.end", "source": "processing", "dest": "idle"},
+            {"trigger": f"{name}.ask", "source": "processing", "dest": "asked"},
+            {"trigger": f"{name}.stick", "source": ["processing", "asked"], "dest": "stuck"},
+            {"trigger": f"{name}.end", "source": ["processing", "asked", "stuck"], "dest": "idle"},
         ],
     }
 
@@ -43,18 +49,12 @@ class SlotBoard:
     def __init__(self, options: WorkerOptions, post: Callable[..., None]) -> None:
         self._post = post
         self._names = _names(options)
-        self._busy = dict.fromkeys([*self._names, COROUTINES], 0)
+        self._busy = dict.fromkeys([*self._names, THREADS, COROUTINES], 0)
         self._lock = threading.Lock()
 
-    def slot_changed(self, slot: int, job: Job | None) -> None:
-        """A slot for plain functions turned busy, with this job, or idle."""
-        self._change(self._names[slot], job)
-
-    def coroutine_slot_changed(self, _slot: int, job: Job | None) -> None:
-        """One of the loop's slots turned busy, with this job, or idle."""
-        self._change(COROUTINES, job)
-
-    def _change(self, name: str, job: Job | None) -> None:
+    def changed(self, place: Place, slot: int, job: Job | None) -> None:
+        """A slot turned busy, with this job, or idle."""
+        name = self._name(place, slot)
         with self._lock:  # the events of a region that slots share must be posted in the order in which they are counted
             before = self._busy[name]
             after = self._busy[name] = before + (-1 if job is None else 1)
@@ -62,3 +62,14 @@ class SlotBoard:
                 self._post(f"{name}.begin", job=job.name, id=job.id)
             elif after == 0:
                 self._post(f"{name}.end")
+
+    def stepped(self, place: Place, job: Job, step: Step) -> None:
+        """A job was asked to end, or abandoned. Told only of slots with a region of their own: others go on beside it."""
+        name = self._name(place, job.slot)
+        if place == "slot" and self._names.count(name) == 1:
+            self._post(f"{name}.ask" if step is Step.ASK else f"{name}.stick", job=job.name, id=job.id)
+
+    def _name(self, place: Place, slot: int) -> str:
+        if place == "slot":
+            return self._names[slot]
+        return THREADS if place == "thread" else COROUTINES

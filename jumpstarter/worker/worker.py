@@ -5,7 +5,7 @@ Its chart, beside the lifecycle that every actor has::
     started (parallel)
       health    healthy | degraded | unhealthy
       work      suspended | waiting | polling | processing      polling runs only while the worker is healthy
-      slot_0 …  idle | processing                               one for each slot; the loop's slots share one region
+      slot_0 …  idle | processing | asked | stuck               one for each slot; the loop's slots share one region
 
 The chart steps once per batch and per run of jobs, never per job. A worker whose broker or whose declared health check fails is
 *degraded*: it polls no more, finishes and settles what it holds, and polls again when it is healthy.
@@ -18,19 +18,22 @@ import math
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 
 from jumpstarter.abc.broker import Broker
 from jumpstarter.abc.executor import Executor
 from jumpstarter.actors import Actor, DedicatedThread, loop, resource, task, timer
 from jumpstarter.clock import SYSTEM_CLOCK
-from jumpstarter.errors import BrokerUnavailable
-from jumpstarter.jobs import RETURN, Delivery, Job, Outcome
+from jumpstarter.errors import BrokerUnavailable, ResultsUnavailable
+from jumpstarter.jobs import ACK, RETURN, Delivery, Job, Outcome, Place, Settlement
 from jumpstarter.worker.admit import admit
 from jumpstarter.worker.bell import Bell
-from jumpstarter.worker.execute import Capacity, Runner
+from jumpstarter.worker.capacity import Capacity
+from jumpstarter.worker.execute import Runner
 from jumpstarter.worker.lease import LeaseKeeper
 from jumpstarter.worker.marks import Ring
 from jumpstarter.worker.options import WorkerOptions
@@ -38,6 +41,7 @@ from jumpstarter.worker.parts import Parts
 from jumpstarter.worker.receive import Receiver
 from jumpstarter.worker.settle import Settler
 from jumpstarter.worker.slots import SlotBoard, slot_regions
+from jumpstarter.worker.watch import Step, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +72,15 @@ class Worker(Actor):
         marks: Ring | None = None,
         keeps_lease: bool = False,
         on_parked: Callable[[], None] | None = None,
+        on_retiring: Callable[[], None] = lambda: None,
+        leave: Callable[[], None] | None = None,
     ) -> None:
         """:param incarnation: the random name under which this life of the process claims.
         :param marks: see :class:`~jumpstarter.worker.marks.Ring`.
         :param keeps_lease: True where no node's parent process does it.
         :param on_parked: see :class:`~jumpstarter.worker.settle.Settler`.
+        :param on_retiring: called when it takes no more jobs and a successor should start.
+        :param leave: ends the process, where jobs that never end keep it from ending by itself; None where it is not the worker's.
         """
         self.options = options
         self.incarnation = incarnation
@@ -81,7 +89,20 @@ class Worker(Actor):
         self.broker: Broker = parts.broker
         self._parts = parts
         self._keeps_lease = keeps_lease
-        self.runner = Runner(parts.application, parts.broker.url, marks, may_exit=options.pool == "prefork")
+        self._on_retiring = on_retiring
+        self._leave = leave
+        self._is_retiring = False
+        self._marks = marks
+        acks_at_start = options.strict_early_ack or parts.broker.acks_at_start
+        self.runner = Runner(
+            parts.application,
+            parts.broker.url,
+            marks,
+            may_exit=options.pool == "prefork",
+            first_marks={"slot": 0, "thread": options.sync_slots, "loop": options.sync_slots + options.threads},
+            ack_now=self._ack_now if acks_at_start else None,
+            ack_blocks=not parts.broker.acks_at_start,
+        )
         self.settlement = Settler(
             parts.broker,
             parts.results,
@@ -90,15 +111,22 @@ class Worker(Actor):
             on_parked=on_parked or self._look,
             on_settled=self._settled,
         )
+        self.watch = Watch(parts.application, self.runner, settle=self.settlement.put, on_step=self._stepped)
         self._receiver = Receiver(parts.broker, incarnation, options)
         self._bell = Bell()
         self._polling_ended = threading.Event()
         self._retry = _FIRST_RETRY
         self._recovered_at = 0.0
         self._waits_for_room = False
-        self._ring_at = -1  # the backlog at which a finished job rings; -1 while nobody waits for room
         self._board = SlotBoard(options, self.post)
-        self.executor: Executor = parts.make_executor(self.runner.run, self._done, self._slot_changed)
+        self._ring_at = -1  # the backlog at which a finished job rings; -1 while nobody waits for room
+        self.executor: Executor = parts.make_executor(self.runner.run, self._done, partial(self._slot_changed, "slot"))
+        #: By the kind of their slots; the loop's joins when the worker starts.
+        self.executors: dict[Place, Executor] = {"slot": self.executor}
+        if options.threads:
+            self.executors["thread"] = parts.make_thread_executor(
+                options.threads, self.runner.run_beside, self._done_beside, partial(self._slot_changed, "thread")
+            )
         super().__init__(name=name or options.name)
 
     def regions(self) -> Mapping[str, Mapping[str, Any]]:
@@ -115,7 +143,11 @@ class Worker(Actor):
             yield None
             return
         keeper = LeaseKeeper(
-            self.broker, self.options.lease, lambda: [self.incarnation], on_trouble=lambda error: self._troubled(LEASE, error)
+            self.broker,
+            self.options.lease,
+            lambda: [self.incarnation],
+            on_trouble=lambda error: self._troubled(LEASE, error),
+            every=self.options.renewed_every,
         )
         with keeper:
             yield keeper
@@ -143,14 +175,36 @@ class Worker(Actor):
         """The slots. Leaving it waits until the jobs that run are done."""
         self._bell.open()
         async with anyio.create_task_group() as group:
-            self._coroutines = self._parts.make_loop_executor(
-                self.options.loop_slots, self.runner.arun, self._done, self._coroutine_slot_changed, group
+            self.executors["loop"] = self._parts.make_loop_executor(
+                self.options.loop_slots, self.runner.arun, self._done_beside, partial(self._slot_changed, "loop"), group
             )
-            capacity = Capacity(self.options, self.runner, self.executor, self._coroutines, self.settlement)
+            capacity = Capacity(self.options, self.runner, self.executors, self.settlement)
             yield capacity
-            self._hand_back(capacity)
-            while not capacity.is_idle:
-                await self._bell.wait()
+            self._return(capacity.withdraw())
+            with anyio.CancelScope(shield=True):
+                group.start_soon(self._watch_the_last)
+                while not capacity.is_idle:
+                    await self._bell.wait()
+                group.cancel_scope.cancel()
+                if self.executors["loop"].stuck and self._leave is not None:
+                    await self._leave_the_stuck()
+
+    async def _watch_the_last(self) -> None:
+        """Time limits hold while the worker stops, too."""
+        while True:
+            self.watch.look()
+            await anyio.sleep(_PATIENCE)
+
+    async def _leave_the_stuck(self) -> None:
+        """Coroutines that were abandoned and cannot be cancelled would keep the loop from ending."""
+        await anyio.to_thread.run_sync(self.settlement.close)
+        await self.claims.run(self._give_back)
+        self.leave()
+
+    def leave(self) -> None:
+        """End the process, if it is the worker's own, although jobs that were abandoned still run in it."""
+        if self._leave is not None:
+            self._leave()
 
     # The way of a batch.
 
@@ -160,7 +214,7 @@ class Worker(Actor):
         ended = self._polling_ended = threading.Event()
         capacity = self.capacity
         try:
-            return await self.claims.run(self._receiver.receive, lambda: capacity.room, ended, abandoned=self._take_back)
+            return await self.claims.run(self._receiver.receive, lambda: capacity.claim, ended, abandoned=self._take_back)
         except BrokerUnavailable as error:
             self.report_warning(BROKER, error)
             return None
@@ -173,9 +227,42 @@ class Worker(Actor):
         admitted = admit(deliveries, self.application, now=SYSTEM_CLOCK.now(), max_attempts=self.options.max_attempts)
         for outcome in admitted.outcomes:
             self.settlement.put(outcome)
-        self._coroutines.submit(admitted.coroutine_jobs)
-        self.executor.submit(admitted.jobs)
+        with anyio.CancelScope(shield=True):  # the jobs are nowhere but here until they are submitted
+            if await self._secure(admitted.jobs):
+                self._submit(admitted.jobs)
         await self._wait_for_room()
+
+    async def _secure(self, jobs: list[Job]) -> bool:
+        """What must be known to a server before these jobs begin; False when they cannot, and were returned."""
+        held = [job for job in jobs if job.lease is not None and job.lease != self.options.lease]
+        repeated = [job for job in jobs if job.delivery.attempt > 1]
+        if not held and not repeated:
+            return True
+        try:
+            await self.claims.run(self._secure_now, held, repeated)
+        except (BrokerUnavailable, ResultsUnavailable) as error:
+            self.report_warning(BROKER if isinstance(error, BrokerUnavailable) else SETTLEMENT, error)
+            self._return(jobs)
+            return False
+        return True
+
+    def _secure_now(self, held: list[Job], repeated: list[Job]) -> None:
+        by_lease: dict[float, list[str]] = {}
+        for job in held:
+            by_lease.setdefault(job.lease or 0.0, []).append(job.delivery.tag)
+        for lease, tags in by_lease.items():
+            self.broker.hold(tags, lease, incarnation=self.incarnation)
+        if repeated:
+            self.settlement.fence(repeated)
+
+    def _submit(self, jobs: list[Job]) -> None:
+        """Give each job to the executor of its kind."""
+        capacity = self.capacity
+        capacity.note(jobs)
+        for place, executor in self.executors.items():
+            mine = [job for job in jobs if capacity.place_of(job) == place]
+            if mine:
+                executor.submit(mine)
 
     async def _wait_for_room(self) -> None:
         capacity = self.capacity
@@ -183,8 +270,8 @@ class Worker(Actor):
         self._waits_for_room = True
         try:
             while True:
-                self._ring_at = capacity.look_ahead - capacity.worthwhile
-                if capacity.room >= capacity.worthwhile:
+                self._ring_at = capacity.worthwhile_backlog
+                if capacity.is_worthwhile():
                     return
                 await self._bell.wait()
         finally:
@@ -193,18 +280,47 @@ class Worker(Actor):
 
     @property
     def current(self) -> Mapping[int, Job]:
-        """The job that each slot for plain functions runs, by the slot's number. From any thread."""
-        return dict(self.runner.current)
+        """The job that each of the pool's slots runs, by the slot's number. From any thread."""
+        return {job.slot: job for job in list(self.runner.running) if job.handler.runs_in == "slot"}
 
     @timer(every=_PATIENCE)
     async def relieve(self) -> None:
-        """When a job takes long: hand back what waits behind it, and stop a claim that still counts on it to be short."""
-        if self.capacity.notice_stall():
+        """When a job takes long: end it if its time is over, hand back what waits behind it, and stop a claim that still counts on
+        it to be short."""
+        self.watch.look()
+        is_news, jobs = self.capacity.notice_stall()
+        if is_news:
             self._receiver.interrupt(self._polling_ended)
-            self._hand_back(self.capacity)
+        self._return(jobs)
 
-    def _hand_back(self, capacity: Capacity) -> None:
-        for job in capacity.withdraw():
+    def cancel(self, job_id: str, attempt: int | None = None) -> bool:
+        """End a job that runs here; True if it does. ``attempt`` None: whichever it is. On the loop's thread."""
+        return self.watch.cancel(job_id, attempt)
+
+    def retire(self) -> None:
+        """Take no more jobs; stop when those that run are done. From any thread."""
+        if not self._is_retiring:
+            self._is_retiring = True
+            self._on_retiring()
+            self.post("stop")
+
+    def _stepped(self, job: Job, step: Step) -> None:
+        """A job was asked to end, or abandoned."""
+        place = self.capacity.place_of(job)
+        self._board.stepped(place, job, step)
+        if step is not Step.ABANDON:
+            return
+        self._mark_idle(place, job.slot)
+        has_place = self.executors[place].replace(job.slot)
+        self._bell.ring()
+        if not has_place or self.capacity.stuck >= self.options.most_stuck:
+            self.retire()
+
+    def _ack_now(self, job: Job) -> bool:
+        return self.broker.settle([Settlement(job.delivery, ACK)], incarnation=self.incarnation)[0] is True
+
+    def _return(self, jobs: list[Job]) -> None:
+        for job in jobs:
             self.settlement.put(Outcome(job.delivery, job, "RETURNED", RETURN))
 
     def _take_back(self, deliveries: list[Delivery]) -> None:
@@ -225,15 +341,22 @@ class Worker(Actor):
         if self.executor.backlog <= self._ring_at:
             self._bell.ring()
 
-    def _slot_changed(self, slot: int, job: Job | None) -> None:
-        self._board.slot_changed(slot, job)
-        if job is None:
+    def _done_beside(self, outcome: Outcome) -> None:
+        self.settlement.put(outcome)
+        if self._waits_for_room:
             self._bell.ring()
 
-    def _coroutine_slot_changed(self, slot: int, job: Job | None) -> None:
-        self._board.coroutine_slot_changed(slot, job)
+    def _slot_changed(self, place: Place, slot: int, job: Job | None) -> None:
+        self._board.changed(place, slot, job)
         if job is None:
+            self._mark_idle(place, slot)
             self._bell.ring()
+            if self.options.max_tasks is not None and self.runner.begun >= self.options.max_tasks:
+                self.retire()
+
+    def _mark_idle(self, place: Place, slot: int) -> None:
+        if self._marks is not None:
+            self._marks.idle(self.runner.first_marks[place] + slot)
 
     def _settled(self) -> None:
         if self._waits_for_room:

@@ -1,0 +1,156 @@
+"""Capacity: from which queues to claim, and how much. Comes from: worker. Asked by: receive.
+
+A worker claims what its free slots can start, plus a look-ahead sized from what the last jobs took: hundreds when jobs take
+microseconds (so that they travel in batches), none when they take longer than a blink (so that nobody hoards). What was claimed
+ahead and then waits behind a job that turns out long is handed back.
+
+Slots are of up to three kinds (a pool's own, thread slots beside it, the loop's), each with its own room, while a message does not
+say before it is claimed which kind it needs. So the worker keeps in mind what each queue brought lately: a queue that brings CPU-bound
+functions is left alone while their slots are taken, and coroutines of another go on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from jumpstarter.abc.executor import Executor
+from jumpstarter.jobs import Job, Place
+from jumpstarter.worker.execute import Runner
+from jumpstarter.worker.options import WorkerOptions
+from jumpstarter.worker.settle import Settler
+
+_UNSETTLED: Final = 1024
+_MEMORY: Final = 0.8  # how much of what a queue brought before counts beside the newest batch
+_RARE: Final = 0.02  # a kind with a smaller share of a queue's jobs does not limit its claims
+
+
+class Claim(NamedTuple):
+    """What may be claimed now: at most ``limit`` messages (0: none) from ``queues``."""
+
+    limit: int
+    queues: Sequence[str]
+
+
+class Capacity:
+    """How much may still be claimed, given the executors and the measured run times."""
+
+    def __init__(
+        self, options: WorkerOptions, runner: Runner, executors: Mapping[Place, Executor], settler: Settler
+    ) -> None:
+        """:param executors: by the kind of their slots; a kind that is missing runs on ``slot``."""
+        self._options = options
+        self._runner = runner
+        self._executors = dict(executors)
+        self._settler = settler
+        own: Place = "loop" if options.pool == "async" else "slot"
+        #: Shares of each kind among what a queue brought lately.
+        self._mixes: dict[str, dict[Place, float]] = {queue: {own: 1.0} for queue in options.queues}
+        # By kind, numbers of jobs that had ended, so that the next one to end needs to reset nothing.
+        self._looked_at: dict[Place, int] = {}
+        self._stalled_at: dict[Place, int] = {}
+
+    # What to claim.
+
+    @property
+    def claim(self) -> Claim:
+        """What may be claimed now."""
+        if self._settler.pending > _UNSETTLED:
+            return Claim(0, ())
+        rooms = {place: self._room(place) for place in self._executors}
+        limits = {queue: _limit(mix, rooms) for queue, mix in self._mixes.items()}
+        queues = [queue for queue, limit in limits.items() if limit > 0]
+        if not queues:
+            return Claim(0, ())
+        return Claim(min(limits[queue] for queue in queues), queues)
+
+    def is_worthwhile(self) -> bool:
+        """Whether a claim is worth its round trip: for half of what is held when full, so that batches stay large."""
+        limit = self.claim.limit
+        return limit > 0 and limit >= max(self.look_ahead(place) for place in self._executors) // 2
+
+    @property
+    def worthwhile_backlog(self) -> int:
+        """How much may still wait for the pool's own slots when a claim is worth its round trip."""
+        look_ahead = self.look_ahead("slot")
+        return look_ahead - max(1, look_ahead // 2)
+
+    def _room(self, place: Place) -> int:
+        executor = self._executors[place]
+        room = executor.slots + self.look_ahead(place) - executor.backlog - executor.busy
+        left = self._options.max_tasks
+        if left is not None:
+            room = min(room, left - self._runner.begun - sum(one.backlog for one in self._executors.values()))
+        return max(0, room)
+
+    def look_ahead(self, place: Place) -> int:
+        """Jobs to hold beyond those that run: none before anything is known, nor while something takes unexpectedly long."""
+        average = self._runner.averages.get(place)
+        if average is None or self._stalled_at.get(place) == self._runner.ended[place]:
+            return 0
+        seconds = self._options.look_ahead_seconds
+        if average > seconds:
+            return 0
+        return min(self._options.look_ahead, int(seconds * self._executors[place].slots / max(average, 1e-6)))
+
+    def note(self, jobs: Sequence[Job]) -> None:
+        """Learn from a batch which kinds of jobs its queues bring."""
+        brought: dict[str, dict[Place, int]] = {}
+        for job in jobs:
+            kinds = brought.setdefault(job.delivery.queue, {})
+            place = self.place_of(job)
+            kinds[place] = kinds.get(place, 0) + 1
+        for queue, kinds in brought.items():
+            self._mixes[queue] = _mixed(self._mixes.get(queue, {}), kinds)
+
+    def place_of(self, job: Job) -> Place:
+        """The kind of slot that the job runs in here."""
+        place = job.handler.runs_in
+        return place if place in self._executors else "slot"
+
+    # What is held.
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs and nothing waits to run."""
+        return not any(executor.busy or executor.backlog for executor in self._executors.values())
+
+    @property
+    def stuck(self) -> int:
+        """Places that abandoned jobs still occupy."""
+        return sum(executor.stuck for executor in self._executors.values())
+
+    def notice_stall(self) -> tuple[bool, list[Job]]:
+        """To be called at intervals: whether slots of some kind turn out to be busy for long (no job of theirs has ended since the
+        last call), and what waits for such slots, taken back. Until one ends, nothing is claimed ahead for them."""
+        is_news, jobs = False, []
+        for place, executor in self._executors.items():
+            ended, last = self._runner.ended[place], self._looked_at.get(place)
+            self._looked_at[place] = ended
+            if ended == last and executor.busy:
+                is_news |= self._stalled_at.get(place) != ended
+                self._stalled_at[place] = ended
+                jobs += executor.withdraw()
+        return is_news, jobs
+
+    def withdraw(self) -> list[Job]:
+        """Take back what is not started."""
+        return [job for executor in self._executors.values() for job in executor.withdraw()]
+
+
+def _limit(mix: Mapping[Place, float], rooms: Mapping[Place, int]) -> int:
+    """How many messages a queue with this mix may bring, so that each kind finds room: at least one where there is any."""
+    limits = [rooms[place] / share for place, share in mix.items() if share > _RARE]
+    limit = min(limits, default=0.0)
+    return math.ceil(limit) if limit > 0 else 0
+
+
+def _mixed(before: Mapping[Place, float], kinds: Mapping[Place, int]) -> dict[Place, float]:
+    """The shares of the kinds after a batch; small batches change little."""
+    total = sum(kinds.values())
+    memory = _MEMORY ** min(total, 16)
+    mixed = {place: memory * share for place, share in before.items()}
+    for place, count in kinds.items():
+        mixed[place] = mixed.get(place, 0.0) + (1 - memory) * count / total
+    return mixed
