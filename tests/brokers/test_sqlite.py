@@ -47,10 +47,6 @@ class TestSqliteBroker(BrokerKit):
                 (queue, raw, b""),
             )
 
-    def quarantined(self, broker):
-        with _sql(broker) as connection:
-            return connection.execute("SELECT queue, reason FROM jumpstarter_quarantine ORDER BY id").fetchall()
-
     @contextlib.contextmanager
     def stalled(self, broker):
         broker.ping()
