@@ -239,6 +239,8 @@ class Settlement:
         else of the settlement is done: the broker answers :class:`Completed`, the claim still holds, and the caller settles
         again, without the part, with what the parts come to and ``closes``.
     :ivar closes: ends the join whose one thing is done by this settlement (:meth:`~jumpstarter.abc.results.Results.close_write`).
+        When somebody else has ended it already (the same task was published twice), nothing is done and the broker answers
+        :class:`Completed` without bodies: the caller settles as at first, with the part, which completes nothing any more.
     """
 
     delivery: Delivery
@@ -253,7 +255,7 @@ class Settlement:
 class Completed:
     """The part of a settlement was the last of its join, or the join was complete already and not yet closed.
 
-    :ivar bodies: of all parts, in order of their index.
+    :ivar bodies: of all parts, in order of their index; none when a settlement that ``closes`` came too late.
     """
 
     bodies: Sequence[bytes]

@@ -79,8 +79,8 @@ class Broker(ABC):
         nothing but the counting was done."""
 
     def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:
-        """Return these claims to their queues after ``lease`` seconds of the incarnation's silence, whatever the length of its other
-        claims' lease. They are renewed with the others. Tags that are not claimed any more are passed over.
+        """Return these claims to their queues after ``lease`` seconds of the incarnation's silence, whatever the length of its
+        other claims' lease. They are renewed with the others. Tags that are not claimed any more are passed over.
 
         Brokers whose server watches the connection itself (AMQP) do nothing here.
         """

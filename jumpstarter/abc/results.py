@@ -81,9 +81,9 @@ class Results(ABC):
     def open_join(self, join: str, size: int, ttl: float | None) -> None:
         """Say how many parts the join has. May come after the first parts."""
 
-    @abstractmethod
     def add_part(self, part: Part) -> Sequence[bytes] | None:
         """Count one part; see :meth:`add_parts`."""
+        return self.add_parts([part])[0]
 
     def add_parts(self, parts: Sequence[Part], *, by: Sequence[Fence | None] = ()) -> list[Sequence[bytes] | None]:
         """Count the parts in one round trip (each once per member and index, however often it is added). Where one completes its

@@ -8,14 +8,27 @@ Messages are packed as everywhere else, so what is not JSON fails here as it wou
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterable, Sequence
 
 from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.clock import SYSTEM_CLOCK, Clock
-from jumpstarter.embedded.packing import pack, pack_evidence, unpack
-from jumpstarter.embedded.space import Message, Resting, Space, carry_out
-from jumpstarter.errors import Undecodable
-from jumpstarter.jobs import Ack, Action, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
+from jumpstarter.embedded.packing import is_message, pack, pack_evidence, resting_number, unpack_delivery, unpack_resting
+from jumpstarter.embedded.space import Lease, Message, Resting, Space, carry_out
+from jumpstarter.jobs import (
+    Ack,
+    Acked,
+    Action,
+    Completed,
+    Delivery,
+    Envelope,
+    Park,
+    Quarantine,
+    Quarantined,
+    Requeue,
+    Return,
+    Settlement,
+)
 
 
 class MemoryBroker(Broker):
@@ -62,7 +75,7 @@ class MemoryBroker(Broker):
                 space.claims[message.tag] = message
                 space.claimed_by[incarnation][message.tag] = None
             if messages or incarnation in space.leases:
-                space.leases[incarnation] = self._clock.monotonic() + lease
+                space.leases[incarnation] = Lease(self._clock.monotonic(), lease)
             return [_delivery(message) for message in messages]
 
     def _take(self, queues: Sequence[str], limit: int) -> list[Message]:
@@ -103,7 +116,7 @@ class MemoryBroker(Broker):
                 self._wake_next = True
             self._space.changed.notify_all()
 
-    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool]:
+    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool | Completed]:
         space = self._space
         space.check_process()
         # Packed before anything is touched: what cannot be sent fails here, and nothing is done.
@@ -113,18 +126,30 @@ class MemoryBroker(Broker):
                 self._settle(settlement, messages, incarnation) for settlement, messages in zip(settlements, packed, strict=True)
             ]
 
-    def _settle(self, settlement: Settlement, messages: Sequence[tuple[Message, float | None]], incarnation: str) -> bool:
-        message = self._space.claims.get(settlement.delivery.tag)
-        if message is None or message.claimant != incarnation:
+    def _settle(
+        self, settlement: Settlement, messages: Sequence[tuple[Message, float | None]], incarnation: str
+    ) -> bool | Completed:
+        space, action, part, closes = self._space, settlement.action, settlement.part, settlement.closes
+        is_acked = isinstance(action, Acked)
+        if not is_acked and not self._holds(settlement.delivery.tag, incarnation):
             return False
-        self._act(settlement.action, self._space.unclaim(settlement.delivery.tag))
+        if part is not None and (bodies := space.count(part.part, part.at)) is not None:
+            return Completed(bodies)
+        if closes is not None and not space.close(closes.join, closes.at):
+            return Completed(())
+        if not is_acked:
+            self._act(action, space.unclaim(settlement.delivery.tag))
         self._send(messages)
-        carry_out(self._space, settlement.writes)
+        carry_out(space, settlement.writes)
         return True
+
+    def _holds(self, tag: str, incarnation: str) -> bool:
+        message = self._space.claims.get(tag)
+        return message is not None and message.claimant == incarnation
 
     def _act(self, action: Action, message: Message) -> None:
         match action:
-            case Ack():
+            case Ack() | Acked():
                 pass
             case Return():
                 self._space.make_ready(message)
@@ -134,15 +159,27 @@ class MemoryBroker(Broker):
             case Park(due=due):
                 self._space.park(message, due)
             case Quarantine(reason=reason, evidence=evidence):
-                self._space.quarantine.append(Resting(message, reason, pack_evidence(evidence), self._clock.now()))
+                self._space.rest(Resting(message, reason, pack_evidence(evidence), self._clock.now()))
+
+    def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:
+        space = self._space
+        space.check_process()
+        with space.changed:
+            held = [tag for tag in tags if self._holds(tag, incarnation)]
+            if held:
+                space.holds[incarnation].update(dict.fromkeys(held, lease))
+                # Whoever says so is not silent.
+                self._renew(incarnation, space.leases[incarnation].length)
+
+    def _renew(self, incarnation: str, lease: float) -> None:
+        if incarnation in self._space.leases:
+            self._space.leases[incarnation] = Lease(self._clock.monotonic(), lease)
 
     def renew(self, incarnations: Iterable[str], lease: float) -> None:
         self._space.check_process()
         with self._space.changed:
-            expires = self._clock.monotonic() + lease
             for incarnation in incarnations:
-                if incarnation in self._space.leases:
-                    self._space.leases[incarnation] = expires
+                self._renew(incarnation, lease)
 
     def held(self, incarnation: str) -> list[Delivery]:
         self._space.check_process()
@@ -153,31 +190,35 @@ class MemoryBroker(Broker):
         self._space.check_process()
         kept = set(keep)
         with self._space.changed:
-            released = self._release(incarnation, kept, counted=counted)
+            tags = [tag for tag in self._space.claimed_by.get(incarnation, ()) if tag not in kept]
+            self._give_back(tags, counted=counted)
             if not kept:
                 self._space.leases.pop(incarnation, None)
-            return released
+            return len(tags)
 
-    def _release(self, incarnation: str, kept: set[str], *, counted: bool) -> int:
-        tags = [tag for tag in self._space.claimed_by.get(incarnation, ()) if tag not in kept]
+    def _give_back(self, tags: Iterable[str], *, counted: bool) -> None:
         for tag in tags:
             message = self._space.unclaim(tag)
             message.attempt += counted
             self._space.make_ready(message)
-        return len(tags)
 
     def reap(self) -> Reaped:
         space = self._space
         space.check_process()
         with space.changed:
-            monotonic = self._clock.monotonic()
-            returned = 0
-            for incarnation in [name for name, expires in space.leases.items() if expires <= monotonic]:
-                returned += self._release(incarnation, set(), counted=True)
-                del space.leases[incarnation]
+            returned = sum(self._return_over(incarnation) for incarnation in list(space.leases))
             promoted = self._promote()
             next_due = max(0.0, space.parked[0][0] - self._clock.now()) if space.parked else None
             return Reaped(returned=returned, promoted=promoted, next_due=next_due)
+
+    def _return_over(self, incarnation: str) -> int:
+        space, now = self._space, self._clock.monotonic()
+        over = space.claims_over(incarnation, now)
+        self._give_back(over, counted=True)
+        # What is held for longer needs the lease to be renewed with.
+        if space.leases[incarnation].is_over(now) and incarnation not in space.claimed_by:
+            del space.leases[incarnation]
+        return len(over)
 
     def _promote(self) -> int:
         now = self._clock.now()
@@ -197,6 +238,35 @@ class MemoryBroker(Broker):
         with self._space.changed:
             return len(self._space.waiting.pop(queue, ()))
 
+    def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:
+        self._space.check_process()
+        last = resting_number(after)
+        with self._space.changed:
+            later = ((number, resting) for number, resting in self._space.quarantine.items() if number > last)
+            return [_resting(number, resting) for number, resting in itertools.islice(later, limit)]
+
+    def requeue_quarantined(self, ids: Sequence[str]) -> int:
+        space = self._space
+        space.check_process()
+        with space.changed:
+            numbers = [number for number in self._numbers(ids) if _is_message(space.quarantine[number].message)]
+            for number in numbers:
+                message = space.quarantine.pop(number).message
+                message.attempt = 1
+                space.make_last(message)
+            return len(numbers)
+
+    def drop_quarantined(self, ids: Sequence[str]) -> int:
+        self._space.check_process()
+        with self._space.changed:
+            numbers = self._numbers(ids)
+            for number in numbers:
+                del self._space.quarantine[number]
+            return len(numbers)
+
+    def _numbers(self, ids: Iterable[str]) -> list[int]:
+        return sorted(set(map(resting_number, ids)) & self._space.quarantine.keys())
+
     def ping(self) -> None:
         self._space.check_process()
 
@@ -210,17 +280,15 @@ def _packed(envelope: Envelope) -> tuple[Message, float | None]:
 
 
 def _delivery(message: Message) -> Delivery:
-    envelope, fault = None, None
-    try:
-        envelope = unpack(message.queue, message.priority, message.head, message.body)
-    except Undecodable as error:
-        fault = error
-    return Delivery(
-        tag=message.tag,
-        queue=message.queue,
-        envelope=envelope,
-        epoch=message.epoch,
-        attempt=message.attempt,
-        fault=fault,
-        raw=b"" if fault is None else message.head + message.body,
-    )
+    stored = (message.queue, message.priority, message.head, message.body)
+    return unpack_delivery(message.tag, *stored, epoch=message.epoch, attempt=message.attempt)
+
+
+def _resting(number: int, resting: Resting) -> Quarantined:
+    message = resting.message
+    stored = (message.queue, message.priority, message.head, message.body)
+    return unpack_resting(number, *stored, reason=resting.reason, evidence=resting.evidence, at=resting.at, attempt=message.attempt)
+
+
+def _is_message(message: Message) -> bool:
+    return is_message(message.queue, message.head)

@@ -8,6 +8,8 @@ What survives: everything committed survives the death of any process; see :mod:
 - Leases are told by the machine's monotonic clock (time since boot, one for all processes), so setting the wall clock neither ends
   nor prolongs them. After a reboot that clock starts again near zero: a lease that would run longer than it was granted for is from
   before the boot, and over. At worst a dead worker's claims wait one lease length more.
+- A claim may be held for a time of its own; it counts from the incarnation's last sign of life, as the lease does (which is why a
+  hold is one, too).
 - Nothing is written while idle: an empty claim writes only to prolong a lease that exists, a reap only when there is work for it.
 - ``wait`` sleeps on the :mod:`~jumpstarter.embedded.doorbell`, which those ring who have made something ready.
 """
@@ -18,21 +20,35 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from operator import itemgetter
 
 from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.clock import SYSTEM_CLOCK, Clock
 from jumpstarter.embedded.database import Database, Place
 from jumpstarter.embedded.doorbell import Doorbell
-from jumpstarter.embedded.packing import pack, pack_evidence, unpack
-from jumpstarter.errors import BrokerUnavailable, PublishTimeout, Undecodable
-from jumpstarter.jobs import Ack, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
+from jumpstarter.embedded.packing import is_message, pack, pack_evidence, resting_number, unpack_delivery, unpack_resting
+from jumpstarter.errors import BrokerUnavailable, PublishTimeout
+from jumpstarter.jobs import (
+    Ack,
+    Acked,
+    Completed,
+    Delivery,
+    Envelope,
+    Park,
+    Quarantine,
+    Quarantined,
+    Requeue,
+    Return,
+    Settlement,
+)
 
 # (queue, priority, state, due, head, body): what a packed envelope is in the table.
 _Row = tuple[str, int, str, float | None, bytes, bytes]
 
-#: Parked messages that move in one transaction, so that a flood of them does not keep other writers waiting.
-_PROMOTED_AT_ONCE = 500
+#: Parked messages that move in one transaction, so that a flood of them does not keep other writers waiting; the same for what is
+#: requeued from quarantine.
+_MOVED_AT_ONCE = 500
 
 _INSERT = "INSERT INTO jumpstarter_messages (queue, priority, state, attempt, due, head, body) VALUES (?, ?, ?, 1, ?, ?, ?)"
 _ANY_READY = "SELECT 1 FROM jumpstarter_messages WHERE state = 'ready' AND queue = ? LIMIT 1"
@@ -47,8 +63,33 @@ _GRANT = "INSERT OR REPLACE INTO jumpstarter_leases (incarnation, expires, lengt
 _PROLONG = "UPDATE jumpstarter_leases SET expires = ?, length = ? WHERE incarnation = ?"
 _HAS_LEASE = "SELECT 1 FROM jumpstarter_leases WHERE incarnation = ?"
 _END_LEASE = "DELETE FROM jumpstarter_leases WHERE incarnation = ?"
-# 1 µs of slack: a sum and a difference of floats need not cancel out.
-_EXPIRED = "SELECT incarnation FROM jumpstarter_leases WHERE expires <= :now OR expires > :now + length + 1e-6"
+_HOLD = """
+    UPDATE jumpstarter_messages SET hold = ?
+    WHERE state = 'claimed' AND claimant = ? AND id IN (SELECT value FROM json_each(?))
+"""
+_SIGN_OF_LIFE = "UPDATE jumpstarter_leases SET expires = ? + length WHERE incarnation = ?"
+
+# What the silence of incarnations has cost them by :now. CROSS JOIN looks at the leases first and at the claims of those that are
+# over only. 1 µs of slack: a sum and a difference of floats need not cancel out.
+_BEFORE_BOOT = "expires > :now + length + 1e-6"
+_OVER_CLAIMS = f"""
+    SELECT id FROM jumpstarter_leases CROSS JOIN jumpstarter_messages ON claimant = incarnation
+    WHERE state = 'claimed' AND hold IS NULL AND (expires <= :now OR {_BEFORE_BOOT})
+    UNION ALL
+    SELECT id FROM jumpstarter_messages JOIN jumpstarter_leases ON claimant = incarnation
+    WHERE hold IS NOT NULL AND (expires - length + hold <= :now OR {_BEFORE_BOOT})
+"""  # noqa: S608  put together from constants
+# What is held for longer needs the lease to be renewed with.
+_OVER_LEASES = f"""
+    FROM jumpstarter_leases WHERE (expires <= :now OR {_BEFORE_BOOT})
+    AND NOT EXISTS (SELECT 1 FROM jumpstarter_messages WHERE state = 'claimed' AND claimant = incarnation)
+"""  # noqa: S608  as above
+_ANY_OVER = f"SELECT EXISTS ({_OVER_CLAIMS}) OR EXISTS (SELECT 1 {_OVER_LEASES})"
+_RETURN_OVER = f"""
+    UPDATE jumpstarter_messages SET state = 'ready', claimant = NULL, epoch = NULL, hold = NULL, attempt = attempt + 1
+    WHERE id IN ({_OVER_CLAIMS})
+"""  # noqa: S608  as above
+_END_OVER = f"DELETE {_OVER_LEASES}"
 
 _HELD = """
     SELECT priority, id, epoch, attempt, queue, head, body FROM jumpstarter_messages
@@ -59,23 +100,32 @@ _HELD_OF_THESE = """
     WHERE state = 'claimed' AND claimant = ? AND id IN (SELECT value FROM json_each(?))
 """
 _RELEASE = """
-    UPDATE jumpstarter_messages SET state = 'ready', claimant = NULL, epoch = NULL, attempt = attempt + ?
+    UPDATE jumpstarter_messages SET state = 'ready', claimant = NULL, epoch = NULL, hold = NULL, attempt = attempt + ?
     WHERE state = 'claimed' AND claimant = ? AND id NOT IN (SELECT value FROM json_each(?))
 """
 
 _DELETE = "DELETE FROM jumpstarter_messages WHERE id = ?"
-_RETURN = "UPDATE jumpstarter_messages SET state = 'ready', claimant = NULL, epoch = NULL WHERE id = ?"
+_RETURN = "UPDATE jumpstarter_messages SET state = 'ready', claimant = NULL, epoch = NULL, hold = NULL WHERE id = ?"
 # A new id puts a row behind all others. Evaluated row by row, so a batch keeps its order.
 _REQUEUE = """
     UPDATE jumpstarter_messages
-    SET id = (SELECT max(id) + 1 FROM jumpstarter_messages), state = 'ready', claimant = NULL, epoch = NULL, attempt = attempt + 1
+    SET id = (SELECT max(id) + 1 FROM jumpstarter_messages), state = 'ready', claimant = NULL, epoch = NULL, hold = NULL,
+        attempt = attempt + 1
     WHERE id = ?
 """
-_PARK = "UPDATE jumpstarter_messages SET state = 'parked', claimant = NULL, epoch = NULL, due = ? WHERE id = ?"
+_PARK = "UPDATE jumpstarter_messages SET state = 'parked', claimant = NULL, epoch = NULL, hold = NULL, due = ? WHERE id = ?"
 _QUARANTINE = """
     INSERT INTO jumpstarter_quarantine (at, reason, evidence, queue, priority, attempt, head, body)
     SELECT ?, ?, ?, queue, priority, attempt, head, body FROM jumpstarter_messages WHERE id = ?
 """
+_QUARANTINED = """
+    SELECT id, queue, priority, head, body, reason, evidence, at, attempt FROM jumpstarter_quarantine
+    WHERE id > ? ORDER BY id LIMIT ?
+"""
+_RESTING = """
+    SELECT id, queue, priority, head, body FROM jumpstarter_quarantine WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id
+"""
+_DROP = "DELETE FROM jumpstarter_quarantine WHERE id IN (SELECT value FROM json_each(?))"
 
 _NEXT_DUE = "SELECT min(due) FROM jumpstarter_messages WHERE state = 'parked'"
 _ARE_DUE = "SELECT id FROM jumpstarter_messages WHERE state = 'parked' AND due <= ? ORDER BY due, id LIMIT ?"
@@ -163,27 +213,28 @@ class SqliteBroker(Broker):
 
     # Settling
 
-    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool]:
+    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool | Completed]:
         # Packed before the transaction begins: what cannot be sent fails here, and nothing is done.
         packed = [self._rows(settlement.publish) for settlement in settlements]
         if not settlements:
             return []
-        verdicts = self._database.write(lambda connection: self._settle(connection, settlements, packed, incarnation))
-        if any(held and _makes_news(settlement) for held, settlement in zip(verdicts, settlements, strict=True)):
+        answers = self._database.write(lambda connection: self._settle(connection, settlements, packed, incarnation))
+        if any(answer is True and _makes_news(settlement) for answer, settlement in zip(answers, settlements, strict=True)):
             self._doorbell.ring()
-        return verdicts
+        return answers
 
     def _settle(
         self, connection: sqlite3.Connection, settlements: Sequence[Settlement], packed: Sequence[list[_Row]], incarnation: str
-    ) -> list[bool]:
-        verdicts = _verdicts(connection, [settlement.delivery.tag for settlement in settlements], incarnation)
-        held = [(settlement, rows) for settlement, rows, verdict in zip(settlements, packed, verdicts, strict=True) if verdict]
-        steps = itertools.chain.from_iterable(self._steps(settlement, rows) for settlement, rows in held)
+    ) -> list[bool | Completed]:
+        verdicts = _verdicts(connection, settlements, incarnation)
+        answers = [_join(connection, one) if held else False for one, held in zip(settlements, verdicts, strict=True)]
+        done = [(one, rows) for one, rows, answer in zip(settlements, packed, answers, strict=True) if answer is True]
+        steps = itertools.chain.from_iterable(self._steps(settlement, rows) for settlement, rows in done)
         # Most batches are 100 times the same: running equal statements together makes them cheap. Sorting keeps equals in order.
         for _, group in itertools.groupby(sorted(steps, key=itemgetter(0)), key=itemgetter(0, 1)):
             chunk = list(group)
             connection.executemany(chunk[0][1], [values for _, _, values in chunk])
-        return verdicts
+        return answers
 
     def _steps(self, settlement: Settlement, rows: list[_Row]) -> Iterator[tuple[int, str, Sequence[object]]]:
         """What the settlement does, as (rank, statement, values): the message itself first, then publishing, then results."""
@@ -206,6 +257,17 @@ class SqliteBroker(Broker):
             yield 5, statement, values
 
     # Leases
+
+    def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:
+        claims = [_parse(tag) for tag in tags]
+        if claims:
+            self._database.write(lambda connection: self._hold(connection, claims, lease, incarnation))
+
+    def _hold(self, connection: sqlite3.Connection, claims: list[tuple[int, int]], lease: float, incarnation: str) -> None:
+        held = _held_of(connection, claims, incarnation)
+        if held:
+            connection.execute(_HOLD, (lease, incarnation, json.dumps([number for number, _ in held])))
+            connection.execute(_SIGN_OF_LIFE, (self._clock.monotonic(), incarnation))
 
     def renew(self, incarnations: Iterable[str], lease: float) -> None:
         expires = self._clock.monotonic() + lease
@@ -234,7 +296,7 @@ class SqliteBroker(Broker):
         return released
 
     def reap(self) -> Reaped:
-        returned = self._return_expired()
+        returned = self._return_over()
         promoted = self._promote_due()
         if returned or promoted:
             self._doorbell.ring()
@@ -243,15 +305,15 @@ class SqliteBroker(Broker):
             returned=returned, promoted=promoted, next_due=None if next_due is None else max(0.0, next_due - self._clock.now())
         )
 
-    def _return_expired(self) -> int:
+    def _return_over(self) -> int:
         now = {"now": self._clock.monotonic()}
-        if not self._database.read(lambda connection: connection.execute(_EXPIRED, now).fetchall()):
+        ((is_any,),) = self._database.read(lambda connection: connection.execute(_ANY_OVER, now).fetchall())
+        if not is_any:
             return 0
 
         def work(connection: sqlite3.Connection) -> int:
-            returned = 0
-            for (incarnation,) in connection.execute(_EXPIRED, now).fetchall():
-                returned += self._release(connection, incarnation, [], counted=True)
+            returned = connection.execute(_RETURN_OVER, now).rowcount
+            connection.execute(_END_OVER, now)
             return returned
 
         return self._database.write(work)
@@ -265,13 +327,33 @@ class SqliteBroker(Broker):
             promoted += self._database.write(self._promote)
 
     def _promote(self, connection: sqlite3.Connection) -> int:
-        rows = connection.execute(_ARE_DUE, (self._clock.now(), _PROMOTED_AT_ONCE)).fetchall()
+        rows = connection.execute(_ARE_DUE, (self._clock.now(), _MOVED_AT_ONCE)).fetchall()
         connection.executemany(_PROMOTE, rows)
         return len(rows)
 
     def _next_due(self) -> float | None:
         ((due,),) = self._database.read(lambda connection: connection.execute(_NEXT_DUE).fetchall())
         return None if due is None else float(due)
+
+    # Quarantine
+
+    def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:
+        values = (resting_number(after), limit)
+        rows = self._database.read(lambda connection: connection.execute(_QUARANTINED, values).fetchall())
+        return [_resting(*row) for row in rows]
+
+    def requeue_quarantined(self, ids: Sequence[str]) -> int:
+        numbers, requeued = _numbers(ids), 0
+        for first in range(0, len(numbers), _MOVED_AT_ONCE):
+            some = json.dumps(numbers[first : first + _MOVED_AT_ONCE])
+            requeued += self._database.write(partial(_requeue, numbers=some))
+        if requeued:
+            self._doorbell.ring()
+        return requeued
+
+    def drop_quarantined(self, ids: Sequence[str]) -> int:
+        numbers = json.dumps(_numbers(ids))
+        return self._database.write(lambda connection: connection.execute(_DROP, (numbers,)).rowcount)
 
     # Upkeep
 
@@ -302,15 +384,31 @@ def _parse(tag: str) -> tuple[int, int]:
     return (int(number), int(epoch)) if number.isdecimal() and epoch.isdecimal() else (-1, -1)
 
 
-def _verdicts(connection: sqlite3.Connection, tags: Sequence[str], incarnation: str) -> list[bool]:
-    """For each tag whether its claim still holds. The second of two equal tags does not: the first has settled it."""
-    claims = [_parse(tag) for tag in tags]
+def _verdicts(connection: sqlite3.Connection, settlements: Sequence[Settlement], incarnation: str) -> list[bool]:
+    """For each whether it may be carried out: its claim still holds, or needs to no more. The second of two for one claim may not:
+    the first has settled it, or has to be settled again."""
+    claims = [_parse(settlement.delivery.tag) for settlement in settlements]
     held = _held_of(connection, claims, incarnation)
     verdicts = []
-    for claim in claims:
-        verdicts.append(claim in held)
-        held.discard(claim)
+    for settlement, claim in zip(settlements, claims, strict=True):
+        if isinstance(settlement.action, Acked):
+            verdicts.append(True)
+        else:
+            verdicts.append(claim in held)
+            held.discard(claim)
     return verdicts
+
+
+def _join(connection: sqlite3.Connection, settlement: Settlement) -> bool | Completed:
+    """Count the settlement's part and close its join; True where the rest of it is to be done.
+
+    ``part`` and ``closes`` are a results store's, to be called with the connection: they answer bodies or None, and whether the
+    join was open."""
+    if settlement.part is not None and (bodies := settlement.part(connection)) is not None:
+        return Completed(bodies)
+    if settlement.closes is not None and not settlement.closes(connection):
+        return Completed(())
+    return True
 
 
 def _held_of(connection: sqlite3.Connection, claims: Sequence[tuple[int, int]], incarnation: str) -> set[tuple[int, int]]:
@@ -323,18 +421,31 @@ def _makes_news(settlement: Settlement) -> bool:
     return bool(settlement.publish or settlement.writes) or isinstance(settlement.action, Return | Requeue)
 
 
+def _requeue(connection: sqlite3.Connection, numbers: str) -> int:
+    resting = connection.execute(_RESTING, (numbers,)).fetchall()
+    moving = [(number, queue, priority, head, body) for number, queue, priority, head, body in resting if is_message(queue, head)]
+    connection.execute(_DROP, (json.dumps([number for number, *_ in moving]),))
+    connection.executemany(_INSERT, [(queue, priority, "ready", None, head, body) for _, queue, priority, head, body in moving])
+    return len(moving)
+
+
+def _numbers(ids: Iterable[str]) -> list[int]:
+    return sorted({resting_number(one) for one in ids} - {0})
+
+
 def _delivery(priority: int, number: int, epoch: int, attempt: int, queue: str, head: bytes, body: bytes) -> Delivery:
-    envelope, fault = None, None
-    try:
-        envelope = unpack(queue, priority, head, body)
-    except Undecodable as error:
-        fault = error
-    return Delivery(
-        tag=f"{number}.{epoch}",
-        queue=queue,
-        envelope=envelope,
-        epoch=epoch,
-        attempt=attempt,
-        fault=fault,
-        raw=b"" if fault is None else head + body,
-    )
+    return unpack_delivery(f"{number}.{epoch}", queue, priority, head, body, epoch=epoch, attempt=attempt)
+
+
+def _resting(
+    number: int,
+    queue: str,
+    priority: int,
+    head: bytes,
+    body: bytes,
+    reason: str,
+    evidence: str,
+    at: float,
+    attempt: int,
+) -> Quarantined:
+    return unpack_resting(number, queue, priority, head, body, reason=reason, evidence=evidence, at=at, attempt=attempt)

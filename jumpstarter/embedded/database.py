@@ -36,13 +36,14 @@ T = TypeVar("T")
 #: Makes an error of the port from a URL and a reason.
 Trouble = Callable[[str, object], JumpstarterError]
 
-SCHEMA = 1
+SCHEMA = 2
 
 # A message is ready, parked or claimed. Its place in the queue is (priority, id): a returned claim needs no new place, and going
-# to the back is a new id.
+# to the back is a new id. A claim that is held for a time of its own says so in ``hold`` (seconds). Numbers in quarantine are never
+# used again: a person may have one on the screen.
 _SCHEMA_SQL = """
 CREATE TABLE IF NOT EXISTS jumpstarter_counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO jumpstarter_counters VALUES ('epoch', 0), ('schema', 1);
+INSERT OR IGNORE INTO jumpstarter_counters VALUES ('epoch', 0), ('schema', 2);
 
 CREATE TABLE IF NOT EXISTS jumpstarter_messages (
     id INTEGER PRIMARY KEY,
@@ -53,12 +54,14 @@ CREATE TABLE IF NOT EXISTS jumpstarter_messages (
     due REAL,
     epoch INTEGER,
     claimant TEXT,
+    hold REAL,
     head BLOB NOT NULL,
     body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS jumpstarter_messages_ready ON jumpstarter_messages (queue, priority) WHERE state = 'ready';
 CREATE INDEX IF NOT EXISTS jumpstarter_messages_parked ON jumpstarter_messages (due) WHERE state = 'parked';
 CREATE INDEX IF NOT EXISTS jumpstarter_messages_claimed ON jumpstarter_messages (claimant) WHERE state = 'claimed';
+CREATE INDEX IF NOT EXISTS jumpstarter_messages_held ON jumpstarter_messages (claimant) WHERE hold IS NOT NULL;
 
 CREATE TABLE IF NOT EXISTS jumpstarter_leases (
     incarnation TEXT PRIMARY KEY,
@@ -67,7 +70,7 @@ CREATE TABLE IF NOT EXISTS jumpstarter_leases (
 ) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS jumpstarter_quarantine (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     at REAL NOT NULL,
     reason TEXT NOT NULL,
     evidence TEXT NOT NULL,
@@ -101,7 +104,17 @@ CREATE TABLE IF NOT EXISTS jumpstarter_parts (
     body BLOB NOT NULL,
     UNIQUE (name, member, place)
 );
+
+CREATE TABLE IF NOT EXISTS jumpstarter_fences (
+    job TEXT PRIMARY KEY,
+    attempt INTEGER NOT NULL,
+    expires REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS jumpstarter_fences_expires ON jumpstarter_fences (expires);
 """
+
+_OF_A_NEWER = "Upgrade, or point the URL at another file."
+_OF_AN_OLDER = "Let that version finish what waits in it, then delete the file; or point the URL at another one."
 
 _SYNCHRONOUS = ("NORMAL", "FULL")
 _OLDEST_SQLITE = (3, 35, 0)  # RETURNING
@@ -269,7 +282,7 @@ class Database:
         if schema != SCHEMA:
             raise ConfigurationError(
                 f"{self.place.path} was written by another version of Jumpstarter (schema {schema}; this one knows {SCHEMA}). "
-                "Upgrade, or point the URL at another file."
+                + (_OF_A_NEWER if schema is not None and schema > SCHEMA else _OF_AN_OLDER)
             )
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""An envelope as a head (JSON) and a body (untouched bytes), and back.
+"""An envelope as a head (JSON) and a body (untouched bytes), and back; and what rests in quarantine.
 
 The body stays apart, so that megabytes of payload are neither escaped nor copied. The head is a list, in this order: headers,
 properties, content type, content encoding, exchange, routing key. Queue, priority and due time are columns of the store.
@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from jumpstarter.errors import MessageError, Undecodable
-from jumpstarter.jobs import Envelope
+from jumpstarter.jobs import Delivery, Envelope, Quarantined
 
 # orjson would quietly turn dates, dataclasses and subclasses of str into something else; the standard library refuses the first two
 # and keeps the last, so whatever these flags make orjson refuse is tried there.
@@ -90,6 +90,46 @@ def _parse(head: bytes) -> Any:
         return json.loads(head)
     except (ValueError, RecursionError) as error:
         raise Undecodable(f"the stored head of a message is no JSON ({error}): {head[:80]!r}") from error
+
+
+def unpack_delivery(tag: str, queue: str, priority: int, head: bytes, body: bytes, *, epoch: int, attempt: int) -> Delivery:
+    """The claimed message; with a ``fault`` where the stored bytes are none."""
+    try:
+        envelope = unpack(queue, priority, head, body)
+    except Undecodable as error:
+        return Delivery(tag=tag, queue=queue, envelope=None, epoch=epoch, attempt=attempt, fault=error, raw=head + body)
+    return Delivery(tag=tag, queue=queue, envelope=envelope, epoch=epoch, attempt=attempt)
+
+
+def is_message(queue: str, head: bytes) -> bool:
+    """The head can be unpacked."""
+    try:
+        unpack(queue, 0, head, b"")
+    except Undecodable:
+        return False
+    return True
+
+
+def unpack_resting(
+    number: int, queue: str, priority: int, head: bytes, body: bytes, *, reason: str, evidence: str, at: float, attempt: int
+) -> Quarantined:
+    """What rests in quarantine under this number."""
+    delivery = unpack_delivery("", queue, priority, head, body, epoch=0, attempt=attempt)
+    return Quarantined(
+        id=str(number),
+        queue=queue,
+        reason=reason,
+        evidence=json.loads(evidence),
+        at=at,
+        attempt=attempt,
+        envelope=delivery.envelope,
+        raw=delivery.raw,
+    )
+
+
+def resting_number(id: str) -> int:  # noqa: A002  the port's word
+    """The number in the id of something that rests; 0, which nothing has, where the id is not one of ours."""
+    return int(id) if id.isascii() and id.isdecimal() and len(id) < 19 else 0
 
 
 def pack_evidence(evidence: Any) -> str:

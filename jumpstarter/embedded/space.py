@@ -18,8 +18,12 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from jumpstarter.errors import ConfigurationError
+from jumpstarter.jobs import Part
 
 T = TypeVar("T")
+
+#: Seconds for which a closed join is remembered, so that late parts complete nothing.
+CLOSED_TTL = 86_400.0
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +71,46 @@ class Stored:
         return self.expires is not None and self.expires <= now
 
 
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A part of a join that a settlement counts, and the wall time at which it does."""
+
+    part: Part
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The end of a join that a settlement closes, and the wall time at which it does."""
+
+    join: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A fence: what smaller attempts of a job write is refused until ``expires`` (wall time, seconds)."""
+
+    attempt: int
+    expires: float
+
+    def is_over(self, now: float) -> bool:
+        """Its time is up."""
+        return self.expires <= now
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """When an incarnation was heard of last (monotonic seconds), and after how many seconds of silence its claims return."""
+
+    renewed: float
+    length: float
+
+    def is_over(self, now: float, length: float | None = None) -> bool:
+        """The silence has lasted ``length`` seconds; the lease's own length if None."""
+        return self.renewed + (self.length if length is None else length) <= now
+
+
 @dataclass(slots=True, eq=False)
 class Gathering:
     """A join: the parts so far, in order of arrival, and how many there must be."""
@@ -97,11 +141,16 @@ class Space:
         self.claims: dict[str, Message] = {}
         #: incarnation → the tags of its claims, in the order of the claims.
         self.claimed_by: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        #: incarnation → monotonic second at which its lease runs out.
-        self.leases: dict[str, float] = {}
-        self.quarantine: list[Resting] = []
+        self.leases: dict[str, Lease] = {}
+        #: incarnation → tag → seconds, where a claim has a length of its own.
+        self.holds: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        #: By number, the oldest first.
+        self.quarantine: dict[int, Resting] = {}
+        self.quarantine_numbers = itertools.count(1)
         self.documents: dict[str, Stored] = {}
         self.gatherings: dict[str, Gathering] = {}
+        #: job → the fence before what it writes.
+        self.fences: dict[str, Standing] = {}
         self.sweep_at = 1000
 
     @classmethod
@@ -146,11 +195,23 @@ class Space:
     def unclaim(self, tag: str) -> Message:
         """Take the message out of the claims."""
         message = self.claims.pop(tag)
-        tags = self.claimed_by[message.claimant]
-        del tags[tag]
-        if not tags:
-            del self.claimed_by[message.claimant]
+        for tags in (self.claimed_by, self.holds):
+            if message.claimant in tags:
+                tags[message.claimant].pop(tag, None)
+                if not tags[message.claimant]:
+                    del tags[message.claimant]
         return message
+
+    def claims_over(self, incarnation: str, now: float) -> list[str]:
+        """The tags of the incarnation's claims that its silence has cost it by now (monotonic seconds)."""
+        lease, holds = self.leases[incarnation], self.holds.get(incarnation, {})
+        if not holds and not lease.is_over(now):
+            return []
+        return [tag for tag in self.claimed_by.get(incarnation, ()) if lease.is_over(now, holds.get(tag))]
+
+    def rest(self, resting: Resting) -> None:
+        """Put a message into quarantine."""
+        self.quarantine[next(self.quarantine_numbers)] = resting
 
     def store(self, document: Stored) -> None:
         """Write a document, unless a final one is there, and wake those who wait."""
@@ -162,11 +223,57 @@ class Space:
             self.sweep(document.at)
         self.changed.notify_all()
 
+    def gathering(self, join: str, ttl: float | None, now: float) -> Gathering:
+        """The join, which lives ``ttl`` seconds from now; a new one where there is none. A closed one keeps its own time."""
+        gathering = self.gatherings.get(join)
+        if gathering is None or gathering.is_over(now):
+            gathering = self.gatherings[join] = Gathering()
+            if len(self.gatherings) > self.sweep_at:
+                self.sweep(now)
+        if not gathering.closed:
+            gathering.expires = None if ttl is None else now + ttl
+        return gathering
+
+    def count(self, part: Part, now: float) -> list[bytes] | None:
+        """Count the part; the bodies of all parts in order of index where its join is complete and not closed."""
+        gathering = self.gathering(part.join, part.ttl, now)
+        if gathering.closed:
+            return None
+        gathering.parts.setdefault((part.member, part.index), part.body)
+        if gathering.size is None or len(gathering.parts) < gathering.size:
+            return None
+        # Sorting is stable: parts without an index stay in the order in which they came.
+        in_order = sorted(gathering.parts.items(), key=lambda item: -1 if item[0][1] is None else item[0][1])
+        return [body for _, body in in_order]
+
+    def close(self, join: str, now: float) -> bool:
+        """Forget the join's parts, and let later ones complete nothing. False where somebody else has done so."""
+        gathering = self.gathering(join, CLOSED_TTL, now)
+        was_open = not gathering.closed
+        gathering.closed = True
+        gathering.parts.clear()
+        return was_open
+
+    def fence(self, job: str, attempt: int, expires: float, now: float) -> None:
+        """Refuse what smaller attempts of the job write from now on."""
+        present = self.fences.get(job)
+        if present is not None and not present.is_over(now):
+            attempt, expires = max(attempt, present.attempt), max(expires, present.expires)
+        self.fences[job] = Standing(attempt, expires)
+        if len(self.fences) > self.sweep_at:
+            self.sweep(now)
+
+    def is_fenced(self, job: str, attempt: int, now: float) -> bool:
+        """What this attempt of the job writes is refused."""
+        present = self.fences.get(job)
+        return present is not None and attempt < present.attempt and not present.is_over(now)
+
     def sweep(self, now: float) -> None:
-        """Forget documents and joins whose time is up. Next time when there are twice as many as are left."""
+        """Forget documents, joins and fences whose time is up. Next time when there are twice as many as are left."""
         self.documents = {key: document for key, document in self.documents.items() if not document.is_over(now)}
         self.gatherings = {key: gathering for key, gathering in self.gatherings.items() if not gathering.is_over(now)}
-        self.sweep_at = max(1000, 2 * len(self.documents), 2 * len(self.gatherings))
+        self.fences = {job: standing for job, standing in self.fences.items() if not standing.is_over(now)}
+        self.sweep_at = max(1000, 2 * len(self.documents), 2 * len(self.gatherings), 2 * len(self.fences))
 
     def wait(self, look: Callable[[], T | None], timeout: float | None, is_woken: Callable[[], bool]) -> T | None:
         """Sleep until ``look`` finds something, ``is_woken`` says so or the time (seconds) is over. Held: :attr:`changed`."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from jumpstarter.abc.results import Results
+from jumpstarter.abc.results import Fence, Results
 from jumpstarter.clock import SYSTEM_CLOCK, Clock
-from jumpstarter.embedded.space import Gathering, Space, Stored, carry_out
+from jumpstarter.embedded.space import Closing, Contribution, Space, Stored
 from jumpstarter.jobs import Document, Part
-
-#: Seconds for which a closed join is remembered, so that late parts complete nothing, when nobody said how long.
-CLOSED_TTL = 86_400.0
 
 
 class MemoryResults(Results):
@@ -34,10 +32,33 @@ class MemoryResults(Results):
             for document in documents
         ]
 
-    def put(self, documents: Sequence[Document]) -> None:
+    def part_write(self, part: Part) -> Any:
+        return Contribution(part, self._clock.now())
+
+    def close_write(self, join: str) -> Any:
+        return Closing(join, self._clock.now())
+
+    def fence(self, fences: Sequence[Fence], ttl: float) -> None:
+        self._space.check_process()
+        now = self._clock.now()
+        with self._space.changed:
+            for job, attempt in fences:
+                self._space.fence(job, attempt, now + ttl, now)
+
+    def put(self, documents: Sequence[Document], *, by: Sequence[Fence | None] = ()) -> list[bool]:
         self._space.check_process()
         with self._space.changed:
-            carry_out(self._space, self.writes(documents))
+            allowed = self._allowed(by, len(documents))
+            for stored in self.writes(list(itertools.compress(documents, allowed))):
+                self._space.store(stored)
+            return allowed
+
+    def _allowed(self, by: Sequence[Fence | None], count: int) -> list[bool]:
+        """Which of so many writes, made by these, are not refused."""
+        if not by:
+            return [True] * count
+        now = self._clock.now()
+        return [fence is None or not self._space.is_fenced(*fence, now) for _, fence in zip(range(count), by, strict=True)]
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         self._space.check_process()
@@ -67,38 +88,19 @@ class MemoryResults(Results):
     def open_join(self, join: str, size: int, ttl: float | None) -> None:
         self._space.check_process()
         with self._space.changed:
-            self._gathering(join, ttl).size = size
+            self._space.gathering(join, ttl, self._clock.now()).size = size
 
-    def add_part(self, part: Part) -> Sequence[bytes] | None:
+    def add_parts(self, parts: Sequence[Part], *, by: Sequence[Fence | None] = ()) -> list[Sequence[bytes] | None]:
         self._space.check_process()
+        now = self._clock.now()
         with self._space.changed:
-            gathering = self._gathering(part.join, part.ttl)
-            if gathering.closed:
-                return None
-            gathering.parts.setdefault((part.member, part.index), part.body)
-            if gathering.size is None or len(gathering.parts) < gathering.size:
-                return None
-            # Sorting is stable: parts without an index stay in the order in which they came.
-            in_order = sorted(gathering.parts.items(), key=lambda item: -1 if item[0][1] is None else item[0][1])
-            return [body for _, body in in_order]
+            allowed = self._allowed(by, len(parts))
+            return [self._space.count(part, now) if is_allowed else None for part, is_allowed in zip(parts, allowed, strict=True)]
 
     def close_join(self, join: str) -> None:
         self._space.check_process()
         with self._space.changed:
-            gathering = self._gathering(join, CLOSED_TTL)
-            gathering.closed = True
-            gathering.parts.clear()
-
-    def _gathering(self, join: str, ttl: float | None) -> Gathering:
-        now = self._clock.now()
-        gathering = self._space.gatherings.get(join)
-        if gathering is None or gathering.is_over(now):
-            gathering = self._space.gatherings[join] = Gathering()
-            if len(self._space.gatherings) > self._space.sweep_at:
-                self._space.sweep(now)
-        if not gathering.closed:
-            gathering.expires = None if ttl is None else now + ttl
-        return gathering
+            self._space.close(join, self._clock.now())
 
     def ping(self) -> None:
         self._space.check_process()

@@ -7,12 +7,13 @@ Documents and joins expire by wall time; what has expired is never shown, and is
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from jumpstarter.abc.results import Results
+from jumpstarter.abc.results import Fence, Results
 from jumpstarter.clock import SYSTEM_CLOCK, Clock
 from jumpstarter.embedded.database import Database, Place
 from jumpstarter.embedded.doorbell import Doorbell
@@ -42,14 +43,22 @@ _OPEN_JOIN = """
     ON CONFLICT (name) DO UPDATE SET size = coalesce(excluded.size, size), expires = excluded.expires WHERE NOT closed
 """
 _CLOSE_JOIN = """
-    INSERT INTO jumpstarter_joins (name, expires, closed) VALUES (?, ?, 1)
-    ON CONFLICT (name) DO UPDATE SET expires = excluded.expires, closed = 1
+    INSERT INTO jumpstarter_joins (name, expires, closed) VALUES (:join, :expires, 1)
+    ON CONFLICT (name) DO UPDATE SET expires = excluded.expires, closed = 1 WHERE NOT closed OR expires <= :now
 """
 _OVER_PARTS = "DELETE FROM jumpstarter_parts WHERE name IN (SELECT name FROM jumpstarter_joins WHERE expires <= ?)"
 _OVER_JOINS = "DELETE FROM jumpstarter_joins WHERE expires <= ?"
 _ADD_PART = "INSERT OR IGNORE INTO jumpstarter_parts (name, member, place, body) VALUES (?, ?, ?, ?)"
 _JOIN = "SELECT size, closed, (SELECT count(*) FROM jumpstarter_parts WHERE name = :join) FROM jumpstarter_joins WHERE name = :join"
+_END_PARTS = "DELETE FROM jumpstarter_parts WHERE name = ?"
 _PARTS = "SELECT body FROM jumpstarter_parts WHERE name = ? ORDER BY place, id"
+
+_OVER_FENCES = "DELETE FROM jumpstarter_fences WHERE expires <= ?"
+_FENCE = """
+    INSERT INTO jumpstarter_fences (job, attempt, expires) VALUES (?, ?, ?)
+    ON CONFLICT (job) DO UPDATE SET attempt = max(attempt, excluded.attempt), expires = max(expires, excluded.expires)
+"""
+_FENCES = "SELECT job, attempt FROM jumpstarter_fences WHERE job IN (SELECT value FROM json_each(?)) AND expires > ?"
 
 
 class SqliteResults(Results):
@@ -85,15 +94,19 @@ class SqliteResults(Results):
             self._written = 0
         return writes
 
-    def put(self, documents: Sequence[Document]) -> None:
-        def work(connection: sqlite3.Connection) -> None:
-            for statement, values in writes:
-                connection.execute(statement, values)
-
-        writes = self.writes(documents)
-        if writes:
-            self._database.write(work)
+    def put(self, documents: Sequence[Document], *, by: Sequence[Fence | None] = ()) -> list[bool]:
+        if not documents:
+            return []
+        allowed = self._database.write(lambda connection: self._put(connection, documents, by))
+        if any(allowed):
             self._doorbell.ring()
+        return allowed
+
+    def _put(self, connection: sqlite3.Connection, documents: Sequence[Document], by: Sequence[Fence | None]) -> list[bool]:
+        allowed = self._allowed(connection, by, len(documents))
+        for statement, values in self.writes(list(itertools.compress(documents, allowed))):
+            connection.execute(statement, values)
+        return allowed
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         found = self._find(keys)
@@ -121,8 +134,20 @@ class SqliteResults(Results):
         connection.execute(_OVER_JOINS, (now,))
         connection.execute(_OPEN_JOIN, (join, size, None if ttl is None else now + ttl))
 
-    def add_part(self, part: Part) -> Sequence[bytes] | None:
-        return self._database.write(lambda connection: self._add_part(connection, part))
+    def add_parts(self, parts: Sequence[Part], *, by: Sequence[Fence | None] = ()) -> list[Sequence[bytes] | None]:
+        if not parts:
+            return []
+        return self._database.write(lambda connection: self._add_parts(connection, parts, by))
+
+    def _add_parts(
+        self, connection: sqlite3.Connection, parts: Sequence[Part], by: Sequence[Fence | None]
+    ) -> list[Sequence[bytes] | None]:
+        allowed = self._allowed(connection, by, len(parts))
+        return [self._add_part(connection, part) if is_allowed else None for part, is_allowed in zip(parts, allowed, strict=True)]
+
+    def part_write(self, part: Part) -> Callable[[sqlite3.Connection], list[bytes] | None]:
+        """To be called by ``SqliteBroker.settle`` inside its transaction."""
+        return lambda connection: self._add_part(connection, part)
 
     def _add_part(self, connection: sqlite3.Connection, part: Part) -> list[bytes] | None:
         self._open_join(connection, part.join, None, part.ttl)
@@ -136,11 +161,38 @@ class SqliteResults(Results):
         return [body for (body,) in connection.execute(_PARTS, (part.join,)).fetchall()]
 
     def close_join(self, join: str) -> None:
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM jumpstarter_parts WHERE name = ?", (join,))
-            connection.execute(_CLOSE_JOIN, (join, self._clock.now() + CLOSED_TTL))
+        self._database.write(lambda connection: self._close_join(connection, join))
 
-        self._database.write(work)
+    def close_write(self, join: str) -> Callable[[sqlite3.Connection], bool]:
+        """To be called by ``SqliteBroker.settle`` inside its transaction; False where somebody else has closed the join."""
+        return lambda connection: self._close_join(connection, join)
+
+    def _close_join(self, connection: sqlite3.Connection, join: str) -> bool:
+        now = self._clock.now()
+        connection.execute(_END_PARTS, (join,))
+        return connection.execute(_CLOSE_JOIN, {"join": join, "expires": now + CLOSED_TTL, "now": now}).rowcount == 1
+
+    # Fences
+
+    def fence(self, fences: Sequence[Fence], ttl: float) -> None:
+        now = self._clock.now()
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_OVER_FENCES, (now,))
+            connection.executemany(_FENCE, [(job, attempt, now + ttl) for job, attempt in fences])
+
+        if fences:
+            self._database.write(work)
+
+    def _allowed(self, connection: sqlite3.Connection, by: Sequence[Fence | None], count: int) -> list[bool]:
+        """Which of so many writes, made by these, are not refused."""
+        if not by:
+            return [True] * count
+        jobs = json.dumps([fence.job for fence in by if fence is not None])
+        standing = dict(connection.execute(_FENCES, (jobs, self._clock.now())).fetchall())
+        return [fence is None or fence.attempt >= standing.get(fence.job, 0) for _, fence in zip(range(count), by, strict=True)]
+
+    # The server
 
     def ping(self) -> None:
         self._database.write(lambda _: None)

@@ -18,7 +18,6 @@ What the kit asks for, each a fixture or method that you may override:
 ``results_factory``  fixture: opens results on the same server (``server`` must be equal), or None when there are none.
 ``durable``          attribute: several processes share the server. True by default.
 ``inject``           method: puts bytes that are no message into a queue. Without it, those tests are skipped.
-``quarantined``      method: what rests in quarantine, as (queue, reason). Without it, that check is skipped.
 ``stalled``          context manager: while it is open the server answers nobody. Without it, those tests are skipped.
 ``wake_within``      attribute: seconds, the slowest median from a publish in one process to the end of a wait in another.
 ===================  ========================================================================================================
@@ -49,14 +48,18 @@ from jumpstarter.clock import Clock
 from jumpstarter.errors import BrokerUnavailable, JumpstarterError, PublishTimeout
 from jumpstarter.jobs import (
     ACK,
+    ACKED,
     REQUEUE,
     RETURN,
     Action,
+    Completed,
     Delivery,
     Document,
     Envelope,
     Park,
+    Part,
     Quarantine,
+    Quarantined,
     Settlement,
 )
 
@@ -116,6 +119,18 @@ def bodies(deliveries: Sequence[Delivery]) -> list[bytes]:
 def settlement(delivery: Delivery, action: Action = ACK, **rest: Any) -> Settlement:
     """A settlement of the delivery."""
     return Settlement(delivery=delivery, action=action, **rest)
+
+
+def part(member: str, index: int | None = None, *, join: str = "j", body: bytes | None = None, ttl: float | None = 3600.0) -> Part:
+    """A part whose body looks like Celery's: ``[1, member, state, result]``."""
+    text = b'[1, "%s", "SUCCESS", 0]' % member.encode()
+    return Part(join=join, member=member, index=index, body=text if body is None else body, ttl=ttl, complete=None)
+
+
+def completed(answer: bool | Completed) -> list[bytes]:
+    """The bodies of a part that was the last of its join."""
+    assert isinstance(answer, Completed), answer
+    return list(answer.bodies)
 
 
 class Forked:
@@ -188,10 +203,6 @@ class BrokerKit:
     def inject(self, broker: Broker, queue: str, raw: bytes) -> None:  # noqa: ARG002  for those who override it
         """Put bytes that are no message at the end of the queue."""
         pytest.skip("this broker's tests do not say how to store bytes that are no message")
-
-    def quarantined(self, broker: Broker) -> Sequence[tuple[str, str]] | None:  # noqa: ARG002  for those who override it
-        """What rests in quarantine, as (queue, reason), oldest first; None when there is no telling."""
-        return None
 
     def stalled(self, broker: Broker) -> AbstractContextManager[None]:  # noqa: ARG002  for those who override it
         """Meanwhile the server answers nobody."""
@@ -597,9 +608,8 @@ class BrokerKit:
         broker.reap()
         assert self.claim(broker) == []
         assert broker.held("a") == []
-        resting = self.quarantined(broker)
-        if resting is not None:
-            assert resting == [("q", "it killed its process 3 times")]
+        (resting,) = broker.quarantined()
+        assert (resting.queue, resting.reason) == ("q", "it killed its process 3 times")
 
     def test_a_batch_settles_each_as_it_says(self, broker: Broker, clock: KitClock) -> None:
         broker.publish([envelope(b"%d" % number) for number in range(6)])
@@ -690,6 +700,239 @@ class BrokerKit:
         with background(lambda: results_factory().wait(["a"], PATIENCE)) as waiting:
             broker.settle([settlement(delivery, writes=results.writes([Document("a", b"1")]))], incarnation="a")
             assert waiting.result(PATIENCE / 2) == {"a": b"1"}
+
+    # Joins: the parts are counted with the ack
+
+    def join_of(self, broker: Broker, results: Results, *members: str, join: str = "j") -> None:
+        """Open a join and publish a message for each of its members."""
+        results.open_join(join, len(members), 3600.0)
+        broker.publish([envelope(member.encode()) for member in members])
+
+    def with_part(self, delivery: Delivery, results: Results, index: int, join: str = "j", **rest: Any) -> Settlement:
+        """What settles the member's message and counts its part."""
+        (member,) = bodies([delivery])
+        return settlement(delivery, part=results.part_write(part(member.decode(), index, join=join)), **rest)
+
+    def test_a_part_that_is_not_the_last_is_counted_and_all_else_is_done(self, broker: Broker, results: Results) -> None:
+        self.join_of(broker, results, "a", "b")
+        delivery = self.claim_one(broker)
+        writes = results.writes([Document("a", b"1")])
+        batch = [self.with_part(delivery, results, 0, publish=[envelope(b"next", "r")], writes=writes)]
+        assert broker.settle(batch, incarnation="a") == [True]
+        assert broker.held("a") == []
+        assert self.waiting(broker, "r") == [b"next"]
+        assert results.get(["a"]) == [b"1"]
+        assert results.add_parts([part("b", 1)]) == [[part("a").body, part("b").body]]
+
+    def test_the_last_part_is_counted_and_nothing_else_is_done(self, broker: Broker, results: Results) -> None:
+        self.join_of(broker, results, "a", "b")
+        first, last = self.claim(broker)
+        assert broker.settle([self.with_part(first, results, 0)], incarnation="a") == [True]
+        writes = results.writes([Document("b", b"1")])
+        batch = [self.with_part(last, results, 1, publish=[envelope(b"next", "r")], writes=writes)]
+        (answer,) = broker.settle(batch, incarnation="a")
+        assert completed(answer) == [part("a").body, part("b").body]
+        assert [delivery.tag for delivery in broker.held("a")] == [last.tag]
+        assert broker.depth("r") == 0
+        assert results.get(["b"]) == [None]
+
+    def test_the_settlement_that_closes_a_join_does_everything(self, broker: Broker, results: Results) -> None:
+        self.join_of(broker, results, "a")
+        delivery = self.claim_one(broker)
+        (answer,) = broker.settle([self.with_part(delivery, results, 0)], incarnation="a")
+        assert completed(answer) == [part("a").body]
+        writes = results.writes([Document("a", b"1")])
+        closing = settlement(delivery, publish=[envelope(b"body", "r")], writes=writes, closes=results.close_write("j"))
+        assert broker.settle([closing], incarnation="a") == [True]
+        assert broker.held("a") == []
+        assert self.waiting(broker, "r") == [b"body"]
+        assert results.get(["a"]) == [b"1"]
+        assert broker.settle([closing], incarnation="a") == [False]
+        assert self.waiting(broker, "r") == [b"body"]
+
+    def test_after_a_join_was_closed_a_part_completes_nothing_and_is_settled(self, broker: Broker, results: Results) -> None:
+        self.join_of(broker, results, "a")
+        delivery = self.claim_one(broker)
+        broker.settle([self.with_part(delivery, results, 0)], incarnation="a")
+        assert broker.settle([settlement(delivery, closes=results.close_write("j"))], incarnation="a") == [True]
+        broker.publish([envelope(b"a"), envelope(b"late")])
+        again, late = self.claim(broker)
+        batch = [self.with_part(again, results, 0), self.with_part(late, results, 1, publish=[envelope(b"next", "r")])]
+        assert broker.settle(batch, incarnation="a") == [True, True]
+        assert self.waiting(broker, "r") == [b"next"]
+        assert results.add_parts([part("a", 0)]) == [None]
+
+    def test_parts_of_one_batch_are_counted_in_its_order(self, broker: Broker, results: Results) -> None:
+        self.join_of(broker, results, "a", "b", "c")
+        first, second, third = self.claim(broker)
+        batch = [self.with_part(second, results, 1), self.with_part(third, results, 2), self.with_part(first, results, 0)]
+        *before, answer = broker.settle(batch, incarnation="a")
+        assert before == [True, True]
+        assert completed(answer) == [part("a").body, part("b").body, part("c").body]
+        assert [delivery.tag for delivery in broker.held("a")] == [first.tag]
+
+    def test_joins_of_one_batch_do_not_mix(self, broker: Broker, results: Results) -> None:
+        self.join_of(broker, results, "a", "b", join="j")
+        self.join_of(broker, results, "c", join="k")
+        a, b, c = self.claim(broker)
+        batch = [
+            self.with_part(a, results, 0),
+            self.with_part(c, results, 0, join="k"),
+            self.with_part(b, results, 1),
+            settlement(Delivery(tag="x", queue="q", envelope=None), part=results.part_write(part("x", 7, join="k"))),
+        ]
+        one, two, three, four = broker.settle(batch, incarnation="a")
+        assert (one, four) == (True, False)
+        assert completed(two) == [part("c").body]
+        assert completed(three) == [part("a").body, part("b").body]
+
+    @pytest.mark.parametrize("how", ["same claim", "release", "reap"])
+    def test_a_join_that_was_complete_when_its_worker_died_is_completed_again(
+        self, broker: Broker, results: Results, broker_factory: Factory, clock: KitClock, how: str
+    ) -> None:
+        self.join_of(broker, results, "a", "b")
+        first, last = self.claim(broker)
+        broker.settle([self.with_part(first, results, 0)], incarnation="a")
+        (before,) = broker.settle([self.with_part(last, results, 1)], incarnation="a")
+        owner, by = broker, "a"
+        if how == "release":
+            broker.release("a")
+        elif how == "reap":
+            clock.advance(LEASE + 1)
+            assert broker.reap().returned == 1
+        if how != "same claim":
+            owner, by = broker_factory(), "b"
+            last = self.claim_one(owner, by)
+        (again,) = owner.settle([self.with_part(last, results, 1)], incarnation=by)
+        assert completed(again) == completed(before) == [part("a").body, part("b").body]
+        closing = settlement(last, publish=[envelope(b"body", "r")], closes=results.close_write("j"))
+        assert owner.settle([closing], incarnation=by) == [True]
+        assert self.waiting(owner, "r") == [b"body"]
+
+    def test_a_claim_that_was_taken_back_counts_writes_and_closes_nothing(
+        self, broker: Broker, results: Results, broker_factory: Factory, clock: KitClock
+    ) -> None:
+        self.join_of(broker, results, "a", "b")
+        self.join_of(broker, results, "c", join="k")
+        stale = self.claim(broker)
+        broker.settle([self.with_part(stale[2], results, 0, join="k")], incarnation="a")
+        clock.advance(LEASE + 1)
+        assert broker.reap().returned == 3
+        other = broker_factory()
+        fresh = self.claim(other, by="b")
+        writes = results.writes([Document("stale", b"1")])
+        send = [envelope(b"stale", "r")]
+        batch = [
+            self.with_part(stale[0], results, 0, publish=send, writes=writes),
+            self.with_part(stale[1], results, 1, publish=send, writes=writes),
+            settlement(stale[2], publish=send, writes=writes, closes=results.close_write("k")),
+        ]
+        assert broker.settle(batch, incarnation="a") == [False] * 3
+        assert broker.depth("r") == 0
+        assert results.get(["stale"]) == [None]
+        # Nothing was counted for j, and k is not closed.
+        assert other.settle([self.with_part(fresh[1], results, 1)], incarnation="b") == [True]
+        (answer,) = other.settle([self.with_part(fresh[0], results, 0)], incarnation="b")
+        assert completed(answer) == [part("a").body, part("b").body]
+        (answer,) = other.settle([self.with_part(fresh[2], results, 0, join="k")], incarnation="b")
+        assert completed(answer) == [part("c").body]
+
+    def test_two_copies_of_the_last_part_close_a_join_once(self, broker: Broker, results: Results) -> None:
+        # A publisher that repeats itself sends the same task twice: both copies complete the join before either has closed it.
+        self.join_of(broker, results, "a")
+        broker.publish([envelope(b"a")])
+        one, two = self.claim(broker)
+        for copy in (one, two):
+            (answer,) = broker.settle([self.with_part(copy, results, 0)], incarnation="a")
+            assert completed(answer) == [part("a").body]
+        closes = results.close_write("j")
+        assert broker.settle([settlement(one, publish=[envelope(b"body", "r")], closes=closes)], incarnation="a") == [True]
+        (answer,) = broker.settle([settlement(two, publish=[envelope(b"body", "r")], closes=closes)], incarnation="a")
+        assert completed(answer) == [], "it was closed already: nothing was done, and there is nothing to complete"
+        assert [delivery.tag for delivery in broker.held("a")] == [two.tag]
+        assert broker.settle([self.with_part(two, results, 0)], incarnation="a") == [True]
+        assert self.waiting(broker, "r") == [b"body"]
+
+    def test_threads_that_settle_the_last_parts_at_once_complete_a_join_once(self, broker: Broker, results: Results) -> None:
+        size = 12
+        for number in range(5):
+            join = f"j{number}"
+            self.join_of(broker, results, *(f"{place}" for place in range(size)), join=join)
+            start = threading.Barrier(4)
+
+            def work(by: str, join: str = join, start: threading.Barrier = start) -> int:
+                mine = self.claim(broker, size // 4, by)
+                start.wait(PATIENCE)
+                answers: list[bool | Completed] = []
+                for delivery in mine:
+                    (member,) = bodies([delivery])
+                    answers += broker.settle([self.with_part(delivery, results, int(member), join=join)], incarnation=by)
+                return sum(isinstance(answer, Completed) for answer in answers)
+
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                assert sum(pool.map(work, "abcd")) == 1
+            for by in "abcd":
+                for delivery in broker.held(by):
+                    assert broker.settle([settlement(delivery)], incarnation=by) == [True]
+
+    @pytest.mark.usefixtures("several_processes")
+    @pytest.mark.parametrize("after", [1, 17, 60])
+    def test_a_process_killed_at_any_moment_sends_each_joins_body_once(self, broker: Broker, results: Results, after: int) -> None:
+        joins, size = 40, 3
+        for number in range(joins):
+            self.join_of(broker, results, *(f"{number}.{place}" for place in range(size)), join=f"j{number}")
+        progress, telling = os.pipe()
+
+        def work(by: str, limit: int) -> None:
+            while got := self.claim(broker, limit, by):
+                for delivery in got:
+                    (member,) = bodies([delivery])
+                    number, place = member.decode().split(".")
+                    (answer,) = broker.settle([self.with_part(delivery, results, int(place), f"j{number}")], incarnation=by)
+                    os.write(telling, b"!")
+                    if isinstance(answer, Completed):
+                        body = [envelope(number.encode(), "bodies")]
+                        closing = settlement(delivery, publish=body, closes=results.close_write(f"j{number}"))
+                        broker.settle([closing], incarnation=by)
+
+        child = Forked(work, "child", 5)
+        for _ in range(after):
+            os.read(progress, 1)
+        child.kill()
+        broker.release("child", counted=True)
+        work("parent", 5)
+        os.close(progress)
+        os.close(telling)
+        assert sorted(self.waiting(broker, "bodies"), key=int) == [b"%d" % number for number in range(joins)]
+
+    # What was acked before it began
+
+    def test_what_came_of_an_acked_job_is_carried_out_all_the_same(self, broker: Broker) -> None:
+        broker.publish([envelope(b"1"), envelope(b"2")])
+        first, second = self.claim(broker)
+        assert broker.settle([settlement(first)], incarnation="a") == [True]
+        send = [envelope(b"next", "r")]
+        assert broker.settle([settlement(first, ACKED, publish=send), settlement(second)], incarnation="a") == [True, True]
+        assert self.waiting(broker, "r") == [b"next"]
+        assert self.waiting(broker) == []
+        assert broker.held("a") == []
+
+    def test_results_and_parts_of_an_acked_job_are_stored(self, broker: Broker, results: Results) -> None:
+        self.join_of(broker, results, "a", "b")
+        first, last = self.claim(broker)
+        assert broker.settle([settlement(first), settlement(last)], incarnation="a") == [True, True]
+        writes = results.writes([Document("a", b"1")])
+        assert broker.settle([self.with_part(first, results, 0, action=ACKED, writes=writes)], incarnation="a") == [True]
+        assert results.get(["a"]) == [b"1"]
+        writes = results.writes([Document("b", b"1")])
+        (answer,) = broker.settle([self.with_part(last, results, 1, action=ACKED, writes=writes)], incarnation="a")
+        assert completed(answer) == [part("a").body, part("b").body]
+        assert results.get(["b"]) == [None]
+        closes = results.close_write("j")
+        batch = [settlement(last, ACKED, publish=[envelope(b"body", "r")], writes=writes, closes=closes)]
+        assert broker.settle(batch, incarnation="a") == [True]
+        assert results.get(["b"]) == [b"1"]
+        assert self.waiting(broker, "r") == [b"body"]
 
     # Fences
 
@@ -824,6 +1067,108 @@ class BrokerKit:
         assert broker.reap().returned == 0
         assert broker.settle([settlement(old), settlement(new)], incarnation="a") == [False, True]
 
+    # Leases of single claims
+
+    def test_a_claim_may_be_held_for_a_shorter_time_than_others(self, broker: Broker, clock: KitClock) -> None:
+        broker.publish([envelope(b"1"), envelope(b"2"), envelope(b"3")])
+        first, second, third = self.claim(broker)
+        broker.hold([second.tag], 5.0, incarnation="a")
+        clock.advance(4)
+        assert broker.reap().returned == 0
+        clock.advance(2)
+        assert broker.reap().returned == 1
+        assert [delivery.tag for delivery in broker.held("a")] == [first.tag, third.tag]
+        again = self.claim_one(broker, "b")
+        assert (bodies([again]), again.attempt) == ([b"2"], 2)
+        batch = [settlement(first), settlement(second), settlement(third)]
+        assert broker.settle(batch, incarnation="a") == [True, False, True]
+        assert broker.settle([settlement(again)], incarnation="b") == [True]
+
+    def test_a_claim_may_be_held_for_a_longer_time_than_others(self, broker: Broker, clock: KitClock) -> None:
+        broker.publish([envelope(b"1"), envelope(b"2")])
+        first, second = self.claim(broker)
+        broker.hold([second.tag], 10 * LEASE, incarnation="a")
+        clock.advance(LEASE + 1)
+        assert broker.reap().returned == 1
+        assert [delivery.tag for delivery in broker.held("a")] == [second.tag]
+        clock.advance(8 * LEASE)
+        assert broker.reap().returned == 0
+        assert broker.settle([settlement(first), settlement(second)], incarnation="a") == [False, True]
+
+    def test_a_long_hold_ends_too(self, broker: Broker, clock: KitClock) -> None:
+        broker.publish([envelope()])
+        held = self.claim_one(broker)
+        broker.hold([held.tag], 10 * LEASE, incarnation="a")
+        clock.advance(LEASE + 1)
+        assert broker.reap().returned == 0
+        clock.advance(9 * LEASE)
+        assert broker.reap().returned == 1
+        assert self.claim_one(broker).attempt == 2
+
+    @pytest.mark.parametrize("lease", [0.4 * LEASE, 2 * LEASE])
+    @pytest.mark.parametrize("how", ["renew", "claim"])
+    def test_held_claims_are_renewed_with_the_others(self, broker: Broker, clock: KitClock, lease: float, how: str) -> None:
+        broker.publish([envelope(b"1"), envelope(b"2")])
+        held, _ = self.claim(broker)
+        broker.hold([held.tag], lease, incarnation="a")
+        for _ in range(4):
+            clock.advance(lease - 2)
+            if how == "renew":
+                broker.renew(["a"], 10 * LEASE)
+            else:
+                broker.claim(["q"], 1, incarnation="a", lease=10 * LEASE)
+            assert broker.reap().returned == 0
+        clock.advance(lease + 1)
+        assert broker.reap().returned == 1
+        assert held.tag not in [delivery.tag for delivery in broker.held("a")]
+
+    def test_a_hold_is_over_when_its_claim_is(self, broker: Broker, clock: KitClock) -> None:
+        broker.publish([envelope()])
+        broker.hold([self.claim_one(broker).tag], 5.0, incarnation="a")
+        broker.release("a")
+        again = self.claim_one(broker)
+        clock.advance(6)
+        assert broker.reap().returned == 0
+        assert broker.settle([settlement(again)], incarnation="a") == [True]
+
+    def test_a_hold_goes_on_when_its_claim_is_kept(self, broker: Broker, clock: KitClock) -> None:
+        broker.publish([envelope(), envelope()])
+        kept, _ = self.claim(broker)
+        broker.hold([kept.tag], 5.0, incarnation="a")
+        assert broker.release("a", keep=[kept.tag]) == 1
+        clock.advance(6)
+        assert broker.reap().returned == 1
+
+    def test_the_last_hold_of_a_claim_counts(self, broker: Broker, clock: KitClock) -> None:
+        broker.publish([envelope()])
+        tag = self.claim_one(broker).tag
+        broker.hold([tag], 5.0, incarnation="a")
+        broker.hold([tag], 20.0, incarnation="a")
+        clock.advance(19)
+        assert broker.reap().returned == 0
+        clock.advance(2)
+        assert broker.reap().returned == 1
+
+    def test_tags_that_are_not_claimed_are_passed_over(self, broker: Broker, clock: KitClock) -> None:
+        broker.publish([envelope(b"1"), envelope(b"2"), envelope(b"3")])
+        gone, mine = self.claim(broker, 2)
+        theirs = self.claim_one(broker, "b")
+        broker.settle([settlement(gone)], incarnation="a")
+        broker.hold([gone.tag, theirs.tag, "", "x", "9" * 30 + ".1", mine.tag], 5.0, incarnation="a")
+        broker.hold([], 5.0, incarnation="a")
+        broker.hold([gone.tag], 5.0, incarnation="never-seen")
+        clock.advance(6)
+        assert broker.reap().returned == 1
+        assert [len(broker.held(name)) for name in "ab"] == [0, 1]
+
+    def test_a_thousand_claims_may_be_held_at_once(self, broker: Broker, clock: KitClock) -> None:
+        broker.publish([envelope(b"%d" % number) for number in range(2000)])
+        got = self.claim(broker, 2000)
+        broker.hold([delivery.tag for delivery in got[:1000]], 5.0, incarnation="a")
+        clock.advance(6)
+        assert broker.reap().returned == 1000
+        assert [delivery.tag for delivery in broker.held("a")] == [delivery.tag for delivery in got[1000:]]
+
     # Held and release
 
     def test_held_tells_what_an_incarnation_holds_and_changes_nothing(self, broker: Broker, broker_factory: Factory) -> None:
@@ -918,6 +1263,155 @@ class BrokerKit:
         assert promoted == 3000
         assert broker.depth("q") == 3000
 
+    # Quarantine
+
+    def quarantine(self, broker: Broker, *messages: Envelope, attempts: int = 1) -> list[Quarantined]:
+        """Publish the messages and put each into quarantine in its last attempt; answer what rests there now."""
+        for message in messages:
+            broker.publish([message])
+            for _ in range(attempts - 1):
+                delivery = self.claim_one(broker, queues=[message.queue])
+                broker.settle([settlement(delivery, REQUEUE)], incarnation="a")
+            delivery = self.claim_one(broker, queues=[message.queue])
+            batch = [settlement(delivery, Quarantine("poison", {"signal": 9, "stack": "line 1\nline 2"}))]
+            assert broker.settle(batch, incarnation="a") == [True]
+        return broker.quarantined()
+
+    def test_an_empty_quarantine_holds_nothing(self, broker: Broker) -> None:
+        assert broker.quarantined() == []
+        assert broker.requeue_quarantined([]) == broker.requeue_quarantined(["1", "no such id"]) == 0
+        assert broker.drop_quarantined([]) == broker.drop_quarantined(["1", "no such id"]) == 0
+
+    def test_quarantine_shows_the_message_with_all_that_is_known(
+        self, broker: Broker, broker_factory: Factory, clock: KitClock
+    ) -> None:
+        message = envelope(bytes(range(256)), headers={"id": "7", "task": "shop.send"}, priority=3, exchange="shop")
+        self.quarantine(broker, message, attempts=3)
+        (resting,) = broker_factory().quarantined()
+        assert (resting.queue, resting.reason, resting.attempt, resting.raw) == ("q", "poison", 3, b"")
+        assert {"signal": 9, "stack": "line 1\nline 2"}.items() <= resting.evidence.items()
+        assert resting.at == pytest.approx(clock.now(), abs=60)
+        assert resting.id
+        assert not set(resting.id) & set(" \t\n")
+        shown = resting.envelope
+        assert shown is not None
+        assert (shown.queue, shown.body, shown.priority, shown.exchange) == ("q", bytes(range(256)), 3, "shop")
+        assert {"id": "7", "task": "shop.send"}.items() <= shown.headers.items()
+
+    def test_quarantine_keeps_what_json_does_not_know_as_its_repr(self, broker: Broker) -> None:
+        broker.publish([envelope()])
+        action = Quarantine("odd", {"odd": {1}, "exit": None})
+        assert broker.settle([settlement(self.claim_one(broker), action)], incarnation="a") == [True]
+        (resting,) = broker.quarantined()
+        assert {"odd": "{1}", "exit": None}.items() <= resting.evidence.items()
+
+    def test_quarantine_is_shown_in_pages_the_oldest_first(self, broker: Broker) -> None:
+        self.quarantine(broker, *(envelope(b"%d" % number) for number in range(25)))
+        pages, after = [], ""
+        while page := broker.quarantined(limit=10, after=after):
+            pages.append([resting.envelope.body for resting in page if resting.envelope])
+            after = page[-1].id
+        assert [len(page) for page in pages] == [10, 10, 5]
+        assert [body for page in pages for body in page] == [b"%d" % number for number in range(25)]
+        assert broker.quarantined(limit=0) == []
+
+    def test_pages_go_on_behind_a_message_that_was_dropped(self, broker: Broker) -> None:
+        resting = self.quarantine(broker, *(envelope(b"%d" % number) for number in range(5)))
+        assert broker.drop_quarantined([one.id for one in resting[:2]]) == 2
+        assert [one.id for one in broker.quarantined(after=resting[1].id)] == [one.id for one in resting[2:]]
+
+    def test_a_requeued_message_goes_to_the_end_of_its_queue_as_if_it_were_new(self, broker: Broker) -> None:
+        message = envelope(bytes(range(256)), headers={"id": "7", "task": "shop.send"}, priority=3)
+        (resting,) = self.quarantine(broker, message, attempts=3)
+        broker.publish([envelope(b"before", priority=3)])
+        assert broker.requeue_quarantined([resting.id]) == 1
+        assert broker.quarantined() == []
+        before, again = self.claim(broker)
+        assert bodies([before, again]) == [b"before", message.body]
+        assert again.attempt == 1
+        assert again.envelope is not None
+        assert again.envelope.headers["id"] == "7"
+        assert again.envelope.priority == 3
+        assert broker.settle([settlement(again)], incarnation="a") == [True]
+
+    def test_a_requeued_message_counts_its_attempts_anew(self, broker: Broker) -> None:
+        (resting,) = self.quarantine(broker, envelope(), attempts=3)
+        broker.requeue_quarantined([resting.id])
+        (resting,) = self.quarantine_again(broker)
+        assert resting.attempt == 1
+        assert broker.requeue_quarantined([resting.id]) == 1
+        broker.settle([settlement(self.claim_one(broker), REQUEUE)], incarnation="a")
+        assert self.claim_one(broker).attempt == 2
+
+    def quarantine_again(self, broker: Broker) -> list[Quarantined]:
+        """Put the one message that waits into quarantine."""
+        batch = [settlement(self.claim_one(broker), Quarantine("again"))]
+        assert broker.settle(batch, incarnation="a") == [True]
+        return broker.quarantined()
+
+    def test_what_is_requeued_and_dropped_is_what_was_named(self, broker: Broker) -> None:
+        resting = self.quarantine(broker, *(envelope(b"%d" % number, "qrs"[number % 3]) for number in range(6)))
+        ids = [one.id for one in resting]
+        assert len(set(ids)) == 6
+        assert broker.requeue_quarantined([ids[4], ids[1], ids[1], "unknown"]) == 2
+        assert broker.drop_quarantined([ids[0], ids[1], ids[5], ids[5], "unknown"]) == 2
+        assert [one.id for one in broker.quarantined()] == [ids[2], ids[3]]
+        assert sorted(self.waiting(broker, "r")) == [b"1", b"4"]
+        assert self.waiting(broker, "q") == self.waiting(broker, "s") == []
+
+    def test_a_requeued_message_ends_a_wait(self, broker: Broker, broker_factory: Factory) -> None:
+        (resting,) = self.quarantine(broker, envelope())
+        other = broker_factory()
+        with background(lambda: broker.wait(["q"], PATIENCE, incarnation="a")) as waiting:
+            other.requeue_quarantined([resting.id])
+            assert waiting.result(PATIENCE / 2) is True
+
+    @pytest.mark.parametrize("raw", [b"not JSON", b"\xff\xfe\x00", b'{"body": 1}'])
+    def test_what_is_no_message_rests_until_it_is_dropped(self, broker: Broker, raw: bytes) -> None:
+        self.inject(broker, "q", raw)
+        broker.publish([envelope(b"good")])
+        batch = [settlement(delivery, Quarantine("no message")) for delivery in self.claim(broker)]
+        assert broker.settle(batch, incarnation="a") == [True, True]
+        bad, good = broker.quarantined()
+        assert (bad.envelope, bad.raw, bad.queue, bad.reason) == (None, raw, "q", "no message")
+        assert broker.requeue_quarantined([bad.id, good.id]) == 1
+        assert self.waiting(broker) == [b"good"]
+        assert [one.id for one in broker.quarantined()] == [bad.id]
+        assert broker.drop_quarantined([bad.id]) == 1
+        assert broker.quarantined() == []
+
+    def test_a_thousand_are_requeued_in_one_call(self, broker: Broker) -> None:
+        broker.publish([envelope(b"%d" % number) for number in range(3000)])
+        batch = [settlement(delivery, Quarantine("all")) for delivery in self.claim(broker, 3000)]
+        assert broker.settle(batch, incarnation="a") == [True] * 3000
+        resting = broker.quarantined(limit=5000)
+        assert len(resting) == 3000
+        assert len(broker.quarantined()) == 100
+        assert broker.requeue_quarantined([one.id for one in resting[:2000]]) == 2000
+        assert broker.drop_quarantined([one.id for one in resting]) == 1000
+        assert sorted(self.waiting(broker), key=int) == sorted((b"%d" % number for number in range(2000)), key=int)
+
+    @pytest.mark.parametrize("rival", ["requeue", "drop"])
+    def test_two_people_at_once_neither_double_nor_lose_a_message(
+        self, broker: Broker, broker_factory: Factory, rival: str
+    ) -> None:
+        resting = self.quarantine(broker, *(envelope(b"%d" % number) for number in range(100)))
+        ids = [one.id for one in resting]
+        start = threading.Barrier(2)
+
+        def press(how: str) -> int:
+            mine = broker_factory()
+            start.wait(PATIENCE)
+            act = mine.requeue_quarantined if how == "requeue" else mine.drop_quarantined
+            return sum(act(ids[first : first + 5]) for first in range(0, len(ids), 5))
+
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            requeued, other = pool.map(press, ["requeue", rival])
+        assert requeued + other == len(ids)
+        assert broker.quarantined() == []
+        waiting = self.waiting(broker)
+        assert len(set(waiting)) == len(waiting) == (len(ids) if rival == "requeue" else requeued)
+
     # Upkeep
 
     def test_depth_counts_what_waits_and_nothing_else(self, broker: Broker, clock: KitClock) -> None:
@@ -987,6 +1481,9 @@ class BrokerKit:
             lambda: impatient.renew(["a"], LEASE),
             lambda: impatient.release("a"),
             lambda: impatient.purge("q"),
+            lambda: impatient.hold([delivery.tag], LEASE, incarnation="a"),
+            lambda: impatient.requeue_quarantined(["1"]),
+            lambda: impatient.drop_quarantined(["1"]),
             impatient.ping,
         ]
         with self.stalled(broker):

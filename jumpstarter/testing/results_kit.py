@@ -29,19 +29,25 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import pytest
 
-from jumpstarter.abc.results import Results
+from jumpstarter.abc.results import Fence, Results
 from jumpstarter.errors import ResultsUnavailable
 from jumpstarter.jobs import Document, Part
-from jumpstarter.testing.broker_kit import PATIENCE, Forked, KitClock, ManualClock, background
+from jumpstarter.testing.broker_kit import PATIENCE, Forked, KitClock, ManualClock, background, part
 
 FINAL = b'{"status": "SUCCESS", "result": 1}'
 FAILED = b'{"status": "FAILURE", "result": null}'
+
+
+def add(results: Results, one: Part) -> Sequence[bytes] | None:
+    """Add one part."""
+    (answer,) = results.add_parts([one])
+    return answer
 
 
 class Factory(Protocol):
@@ -50,12 +56,6 @@ class Factory(Protocol):
     def __call__(self, **options: Any) -> Results:
         """One more store on the same server."""
         ...
-
-
-def part(member: str, index: int | None = None, *, join: str = "j", body: bytes | None = None, ttl: float | None = 3600.0) -> Part:
-    """A part whose body is, if not given, what Celery's chords store: ``[1, member, state, result]``."""
-    text = b'[1, "%s", "SUCCESS", 0]' % member.encode()
-    return Part(join=join, member=member, index=index, body=text if body is None else body, ttl=ttl, complete=None)
 
 
 class ResultsKit:
@@ -98,20 +98,23 @@ class ResultsKit:
         assert results_factory().get(["b", "missing", "a", "b"]) == [bytes(range(256)), None, b"1", bytes(range(256))]
 
     def test_asking_for_nothing_and_putting_nothing_do_nothing(self, results: Results) -> None:
-        results.put([])
+        assert results.put([]) == []
+        assert results.add_parts([]) == []
+        results.fence([], 60.0)
         assert results.get([]) == []
         assert results.delete([]) == 0
         assert list(results.writes([])) == []
 
     def test_a_later_document_replaces_an_earlier_one(self, results: Results) -> None:
-        results.put([Document("a", b"1")])
-        results.put([Document("a", b"2"), Document("a", b"3")])
+        assert results.put([Document("a", b"1")]) == [True]
+        assert results.put([Document("a", b"2"), Document("a", b"3")]) == [True, True]
         assert results.get(["a"]) == [b"3"]
 
     def test_a_final_document_is_never_overwritten(self, results: Results) -> None:
         results.put([Document("a", b"started")])
         results.put([Document("a", FINAL, ttl=60.0, final=True)])
-        results.put([Document("a", FAILED), Document("b", FAILED)])
+        # It stays as agreed; nobody was refused.
+        assert results.put([Document("a", FAILED), Document("b", FAILED)]) == [True, True]
         results.put([Document("a", FINAL + b" ", final=True)])
         assert results.get(["a", "b"]) == [FINAL, FAILED]
 
@@ -242,9 +245,9 @@ class ResultsKit:
 
     def test_the_last_part_completes_a_join_in_order_of_index(self, results: Results, results_factory: Factory) -> None:
         results.open_join("j", 3, 3600.0)
-        assert results.add_part(part("c", 2)) is None
-        assert results_factory().add_part(part("a", 0)) is None
-        done = results.add_part(part("b", 1))
+        assert add(results, part("c", 2)) is None
+        assert add(results_factory(), part("a", 0)) is None
+        done = add(results, part("b", 1))
         assert done is not None
         assert list(done) == [part(member).body for member in "abc"]
 
@@ -252,70 +255,70 @@ class ResultsKit:
         results.open_join("j", 12, 3600.0)
         done = None
         for index in reversed(range(12)):
-            done = results.add_part(part(f"m{index}", index))
+            done = add(results, part(f"m{index}", index))
         assert done is not None
         assert list(done) == [part(f"m{index}").body for index in range(12)]
 
     def test_equal_bodies_are_counted_each(self, results: Results) -> None:
         results.open_join("j", 2, 3600.0)
-        assert results.add_part(part("a", 0, body=b"[1]")) is None
-        assert results.add_part(part("b", 1, body=b"[1]")) == [b"[1]", b"[1]"]
+        assert add(results, part("a", 0, body=b"[1]")) is None
+        assert add(results, part("b", 1, body=b"[1]")) == [b"[1]", b"[1]"]
 
     @pytest.mark.parametrize("index", [0, None])
     def test_a_part_counts_once_however_often_it_is_added(self, results: Results, index: int | None) -> None:
         results.open_join("j", 2, 3600.0)
         for _ in range(3):
-            assert results.add_part(part("a", index)) is None
-        done = results.add_part(part("b", 1))
+            assert add(results, part("a", index)) is None
+        done = add(results, part("b", 1))
         assert done is not None
         assert len(done) == 2
 
     def test_one_member_may_stand_at_two_places(self, results: Results) -> None:
         results.open_join("j", 2, 3600.0)
-        assert results.add_part(part("a", 0)) is None
-        assert results.add_part(part("a", 1)) is not None
+        assert add(results, part("a", 0)) is None
+        assert add(results, part("a", 1)) is not None
 
     def test_a_join_may_be_opened_after_its_first_parts(self, results: Results) -> None:
-        assert results.add_part(part("a", 0)) is None
-        assert results.add_part(part("b", 1)) is None
+        assert add(results, part("a", 0)) is None
+        assert add(results, part("b", 1)) is None
         results.open_join("j", 3, 3600.0)
-        done = results.add_part(part("c", 2))
+        done = add(results, part("c", 2))
         assert done is not None
         assert len(done) == 3
 
     def test_a_complete_join_that_nobody_closed_can_be_completed_again(self, results: Results) -> None:
         # The worker that completed it may have died before the body was sent.
         results.open_join("j", 2, 3600.0)
-        results.add_part(part("a", 0))
-        first = results.add_part(part("b", 1))
-        again = results.add_part(part("b", 1))
+        add(results, part("a", 0))
+        first = add(results, part("b", 1))
+        again = add(results, part("b", 1))
         assert first is not None
         assert again is not None
         assert list(first) == list(again)
 
     def test_a_closed_join_is_completed_by_nothing(self, results: Results) -> None:
         results.open_join("j", 2, 3600.0)
-        results.add_part(part("a", 0))
-        assert results.add_part(part("b", 1)) is not None
+        add(results, part("a", 0))
+        assert add(results, part("b", 1)) is not None
         results.close_join("j")
-        assert results.add_part(part("b", 1)) is None
-        assert results.add_part(part("c", 2)) is None
+        assert add(results, part("b", 1)) is None
+        assert add(results, part("c", 2)) is None
         results.close_join("j")
 
     def test_joins_do_not_mix(self, results: Results) -> None:
         results.open_join("j", 2, 3600.0)
         results.open_join("k", 1, 3600.0)
-        assert results.add_part(part("a", 0)) is None
-        assert results.add_part(part("a", 0, join="k")) is not None
+        assert add(results, part("a", 0)) is None
+        assert add(results, part("a", 0, join="k")) is not None
         results.close_join("k")
-        assert results.add_part(part("b", 1)) is not None
+        assert add(results, part("b", 1)) is not None
 
     def test_a_join_whose_time_is_up_begins_anew(self, results: Results, clock: KitClock) -> None:
         results.open_join("j", 2, 60.0)
-        results.add_part(part("a", 0, ttl=60.0))
+        add(results, part("a", 0, ttl=60.0))
         clock.advance(61)
         results.open_join("j", 2, 60.0)
-        assert results.add_part(part("b", 1, ttl=60.0)) is None
+        assert add(results, part("b", 1, ttl=60.0)) is None
 
     def test_threads_that_add_the_last_parts_at_once_complete_a_join_once(self, results: Results) -> None:
         size = 16
@@ -324,13 +327,100 @@ class ResultsKit:
             results.open_join(join, size, 3600.0)
             start = threading.Barrier(4)
 
-            def add(first: int, join: str = join, start: threading.Barrier = start) -> int:
+            def work(first: int, join: str = join, start: threading.Barrier = start) -> int:
                 start.wait(PATIENCE)
                 places = range(first, size, 4)
-                return sum(results.add_part(part(f"m{place}", place, join=join)) is not None for place in places)
+                return sum(add(results, part(f"m{place}", place, join=join)) is not None for place in places)
 
             with concurrent.futures.ThreadPoolExecutor(4) as pool:
-                assert sum(pool.map(add, range(4))) == 1
+                assert sum(pool.map(work, range(4))) == 1
+
+    def test_many_parts_are_added_in_one_call(self, results: Results) -> None:
+        results.open_join("j", 2000, 3600.0)
+        results.open_join("k", 2, 3600.0)
+        answers = results.add_parts(
+            [part("x", 0, join="k"), *(part(f"m{index}", index) for index in range(2000)), part("y", 1, join="k")]
+        )
+        done = [place for place, answer in enumerate(answers) if answer is not None]
+        assert done == [2000, 2001]
+        assert [len(answers[place] or ()) for place in done] == [2000, 2]
+
+    def test_a_part_that_is_added_twice_in_one_call_counts_once(self, results: Results) -> None:
+        results.open_join("j", 2, 3600.0)
+        assert results.add_parts([part("a", 0), part("a", 0)]) == [None, None]
+
+    # Fences: what an earlier attempt of a job still writes
+
+    def test_what_an_earlier_attempt_writes_is_refused(self, results: Results, results_factory: Factory) -> None:
+        results.put([Document("a", b"before")], by=[Fence("job", 1)])
+        results_factory().fence([Fence("job", 2)], 60.0)
+        assert results.put([Document("a", b"stale")], by=[Fence("job", 1)]) == [False]
+        assert results.get(["a"]) == [b"before"]
+        assert results.put([Document("a", b"fresh")], by=[Fence("job", 2)]) == [True]
+        assert results.put([Document("a", b"fresher")], by=[Fence("job", 3)]) == [True]
+        assert results.get(["a"]) == [b"fresher"]
+
+    def test_a_refused_document_ends_no_wait(self, results: Results, results_factory: Factory) -> None:
+        results.fence([Fence("job", 2)], 60.0)
+        other = results_factory()
+        with background(lambda: results.wait(["a"], PATIENCE)) as waiting:
+            assert other.put([Document("a", b"stale", final=True)], by=[Fence("job", 1)]) == [False]
+            assert other.put([Document("a", b"fresh")], by=[Fence("job", 2)]) == [True]
+            assert waiting.result(PATIENCE / 2) == {"a": b"fresh"}
+
+    def test_a_fence_concerns_its_own_job_only(self, results: Results) -> None:
+        results.fence([Fence("job", 3), Fence("other", 2)], 60.0)
+        documents = [Document(key, b"1") for key in "abcd"]
+        writers = [Fence("job", 2), None, Fence("other", 2), Fence("never fenced", 1)]
+        assert results.put(documents, by=writers) == [False, True, True, True]
+        assert results.put(documents) == [True] * 4
+        assert results.get(["a", "b", "c", "d"]) == [b"1"] * 4
+
+    def test_a_fence_is_never_lowered(self, results: Results) -> None:
+        results.fence([Fence("job", 10), Fence("job", 9)], 60.0)
+        results.fence([Fence("job", 9)], 60.0)
+        assert results.put([Document("a", b"1")], by=[Fence("job", 9)]) == [False]
+        assert results.put([Document("a", b"1")], by=[Fence("job", 10)]) == [True]
+
+    def test_a_fence_is_gone_after_its_time(self, results: Results, clock: KitClock) -> None:
+        results.fence([Fence("job", 2)], 60.0)
+        clock.advance(58)
+        assert results.put([Document("a", b"1")], by=[Fence("job", 1)]) == [False]
+        clock.advance(4)
+        assert results.put([Document("a", b"1")], by=[Fence("job", 1)]) == [True]
+
+    def test_a_part_that_an_earlier_attempt_adds_is_refused(self, results: Results) -> None:
+        results.open_join("j", 2, 3600.0)
+        results.fence([Fence("job", 2)], 60.0)
+        assert results.add_parts([part("a", 0)], by=[Fence("job", 1)]) == [None]
+        assert add(results, part("b", 1)) is None, "the refused part was counted"
+        assert results.add_parts([part("a", 0, body=b"[2]")], by=[Fence("job", 2)]) == [[b"[2]", part("b").body]]
+        # Complete and not closed: told to the later attempt, still not to the earlier one.
+        assert results.add_parts([part("a", 0)], by=[Fence("job", 1)]) == [None]
+        assert results.add_parts([part("a", 0)], by=[Fence("job", 3)]) == [[b"[2]", part("b").body]]
+
+    def test_one_refused_part_leaves_the_others_alone(self, results: Results) -> None:
+        results.open_join("j", 2, 3600.0)
+        results.fence([Fence("job", 2)], 60.0)
+        parts = [part("a", 0), part("stale", 5), part("b", 1)]
+        assert results.add_parts(parts, by=[None, Fence("job", 1), Fence("other", 1)]) == [
+            None,
+            None,
+            [part("a").body, part("b").body],
+        ]
+
+    def test_jobs_may_have_odd_names(self, results: Results) -> None:
+        names = ["ü ñ", "a:b", "'; DROP TABLE x; --", "x" * 300, '"quoted"', "percent%s"]
+        results.fence([Fence(name, 2) for name in names], 60.0)
+        documents = [Document(name, b"1") for name in names]
+        assert results.put(documents, by=[Fence(name, 1) for name in names]) == [False] * len(names)
+        assert results.put(documents, by=[Fence(name, 2) for name in names]) == [True] * len(names)
+
+    def test_a_thousand_fences_and_writers_in_one_call(self, results: Results) -> None:
+        results.fence([Fence(f"job{number}", 2) for number in range(3000)], 60.0)
+        documents = [Document(f"key{number}", b"1") for number in range(3000)]
+        writers = [Fence(f"job{number}", 1 + number % 2) for number in range(3000)]
+        assert results.put(documents, by=writers) == [False, True] * 1500
 
     # Failures
 
@@ -355,7 +445,9 @@ class ResultsKit:
         calls: list[Callable[[], object]] = [
             lambda: impatient.put([Document("b", b"2")]),
             lambda: impatient.delete(["a"]),
-            lambda: impatient.add_part(part("a")),
+            lambda: add(impatient, part("a")),
+            lambda: impatient.put([Document("b", b"2")], by=[Fence("job", 1)]),
+            lambda: impatient.fence([Fence("job", 2)], 60.0),
             lambda: impatient.open_join("j", 1, 60.0),
             impatient.ping,
         ]

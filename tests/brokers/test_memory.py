@@ -39,9 +39,6 @@ class TestMemoryBroker(BrokerKit):
         with space.changed:
             space.make_last(Message(0, queue, 0, raw, b""))
 
-    def quarantined(self, broker):
-        return [(resting.message.queue, resting.reason) for resting in Space.of(broker.url).quarantine]
-
 
 class MemoryMachine(BrokerMachine):
     def open_server(self):

@@ -47,10 +47,6 @@ class TestSqliteBroker(BrokerKit):
                 (queue, raw, b""),
             )
 
-    def quarantined(self, broker):
-        with _sql(broker) as connection:
-            return connection.execute("SELECT queue, reason FROM jumpstarter_quarantine ORDER BY id").fetchall()
-
     @contextlib.contextmanager
     def stalled(self, broker):
         broker.ping()
@@ -316,14 +312,16 @@ def test_an_unknown_scheme_is_refused_with_what_there_is():
         ("missing/queues.db", "the directory .*missing does not exist. Create it"),
         ("text.db", "text.db is no SQLite database. Move it away"),
         ("directory", "directory is a directory. The URL has to name a file"),
-        ("newer.db", r"another version of Jumpstarter \(schema 99; this one knows 1\)"),
+        ("newer.db", r"another version of Jumpstarter \(schema 99; this one knows 2\). Upgrade"),
+        ("older.db", r"another version of Jumpstarter \(schema 1; this one knows 2\). Let that version finish"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_explained(tmp_path, name, complaint, use):
     (tmp_path / "text.db").write_text("these are not the tables you are looking for\n" * 100)
     (tmp_path / "directory").mkdir()
-    with SqliteBroker(f"sqlite:///{tmp_path}/newer.db") as newer, _sql(newer) as connection:
-        connection.execute("UPDATE jumpstarter_counters SET value = 99 WHERE name = 'schema'")
+    for written, schema in (("newer.db", 99), ("older.db", 1)):
+        with SqliteBroker(f"sqlite:///{tmp_path}/{written}") as other, _sql(other) as connection:
+            connection.execute("UPDATE jumpstarter_counters SET value = ? WHERE name = 'schema'", (schema,))
     with SqliteBroker(f"sqlite:///{tmp_path}/{name}") as broker, pytest.raises(ConfigurationError, match=complaint):
         use(broker)
 

@@ -9,8 +9,8 @@ from jumpstarter.errors import ConfigurationError
 from jumpstarter.jobs import Document
 from jumpstarter.results import open_results
 from jumpstarter.results.memory import MemoryResults
-from jumpstarter.testing.broker_kit import Forked, ManualClock
-from jumpstarter.testing.results_kit import ResultsKit, part
+from jumpstarter.testing.broker_kit import Forked, ManualClock, part
+from jumpstarter.testing.results_kit import ResultsKit
 
 _names = itertools.count()
 
@@ -33,7 +33,7 @@ def test_what_is_over_does_not_fill_the_memory(url):
     results = MemoryResults(url, clock=clock)
     for number in range(200):
         results.put([Document(f"{number}-{index}", b"x", ttl=10.0) for index in range(50)])
-        results.add_part(part("a", 0, join=f"j{number}", ttl=10.0))
+        results.add_parts([part("a", 0, join=f"j{number}", ttl=10.0)])
         clock.advance(1)
     assert len(Space.of(url).documents) < 2500
     assert len(Space.of(url).gatherings) < 200

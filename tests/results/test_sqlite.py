@@ -9,8 +9,8 @@ from jumpstarter.errors import ConfigurationError
 from jumpstarter.jobs import Document
 from jumpstarter.results import open_results
 from jumpstarter.results.sqlite import SqliteResults
-from jumpstarter.testing.broker_kit import ManualClock
-from jumpstarter.testing.results_kit import ResultsKit, part
+from jumpstarter.testing.broker_kit import ManualClock, part
+from jumpstarter.testing.results_kit import ResultsKit
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def test_joins_that_are_over_are_swept_with_their_parts(url):
     clock = ManualClock()
     with SqliteResults(url, clock=clock) as results:
         for number in range(20):
-            results.add_part(part("a", 0, join=f"j{number}", ttl=10.0))
+            results.add_parts([part("a", 0, join=f"j{number}", ttl=10.0)])
             results.close_join(f"closed{number}")
         clock.advance(100_000)
         results.open_join("last", 1, None)
