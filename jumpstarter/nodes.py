@@ -202,8 +202,8 @@ async def _host(setup: NodeSetup, make: Callable[[], ActorT], kill: Callable[[Ac
 
 
 async def _obey_signals(setup: NodeSetup, actor: ActorT, kill: Callable[[ActorT], None]) -> None:
-    """SIGTERM and SIGINT: warm, finish what runs. The second of them, or SIGQUIT: cold, end the children now and hand back what they
-    had begun; with ``soft_shutdown``, only after so many seconds or at the next signal."""
+    """SIGTERM and SIGINT: warm, finish what runs. The second of them, or SIGQUIT: cold, end the children now and hand back what
+    they had begun; with ``soft_shutdown``, only after so many seconds or at the next signal."""
     steps = _Steps(setup.options.soft_shutdown)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT) as signals:
         async with anyio.create_task_group() as group:

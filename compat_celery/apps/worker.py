@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import resource
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,35 @@ def without_effect(app: Any) -> dict[str, list[str]]:
     say so."""
     found: dict[str, list[str]] = {}
     for name in tasks_of(app):
-        for option in ("time_limit", "soft_time_limit", "rate_limit"):
+        for option in ("rate_limit",):
             if getattr(app.tasks[name], option, None):
                 found.setdefault(option, []).append(name)
     return found
+
+
+def shortest_lease(app: Any) -> float | None:
+    """The shortest lease that a task or a queue asks for, in seconds."""
+    leases = [getattr(task, "lease", None) for task in app.tasks.values()]
+    return min((lease for lease in [*leases, *(app.conf.get("worker_queue_leases") or {}).values()] if lease), default=None)
+
+
+def rlimits(by_name: Mapping[str, int]) -> dict[int, int]:
+    """The setting ``worker_rlimits``, ``{"RLIMIT_AS": bytes, …}``, by the numbers of :mod:`resource`.
+
+    :raises ConfigurationError: there is no such limit.
+    """
+    numbers = {}
+    for name, value in by_name.items():
+        number = getattr(resource, name, None) if name.startswith("RLIMIT_") else None
+        if number is None:
+            raise ConfigurationError(f"worker_rlimits: there is no limit {name!r}; names are those of Python's resource module")
+        numbers[number] = int(value)
+    return numbers
+
+
+def _bytes(kibibytes: int | None) -> int | None:
+    """Celery's memory settings are in KiB."""
+    return kibibytes * 1024 if kibibytes else None
 
 
 class Worker:
@@ -72,6 +98,11 @@ class Worker:
         no_color: bool | None = None,
         quiet: bool = False,
         lease: float | None = None,
+        threads: int | None = None,
+        max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
     ) -> None:
         """Options that are None come from the app's settings."""
         self.app = app
@@ -88,7 +119,14 @@ class Worker:
             "queues": queues,
             "exclude": exclude_queues,
             "lease": lease,
+            "threads": threads,
+            "max_tasks": max_tasks_per_child,
+            "max_memory": max_memory_per_child,
         }
+        if time_limit is not None:
+            app.conf.task_time_limit = time_limit
+        if soft_time_limit is not None:
+            app.conf.task_soft_time_limit = soft_time_limit
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=dict(self._asked))
 
     def start(self) -> int:
@@ -159,15 +197,25 @@ class Worker:
             queues=queues_of(self.app, asked["queues"], asked["exclude"]),
             pool=POOL_NAMES[pool],
             concurrency=asked["concurrency"] or conf.worker_concurrency or os.cpu_count() or 1,
+            threads=asked["threads"] or conf.get("worker_threads") or 0,
+            coroutines=conf.get("worker_coroutines") or 100,
             lease=asked["lease"] or conf.get("worker_lease") or 30.0,
+            shortest_lease=shortest_lease(self.app),
+            strict_early_ack=bool(conf.get("worker_strict_early_ack")),
+            max_attempts=conf.get("worker_max_attempts") or 3,
+            max_tasks=asked["max_tasks"] or conf.worker_max_tasks_per_child,
+            max_memory=_bytes(asked["max_memory"] or conf.worker_max_memory_per_child),
+            kill_memory=_bytes(conf.get("worker_kill_memory_per_child")),
+            rlimits=rlimits(conf.get("worker_rlimits") or {}),
+            soft_shutdown=conf.worker_soft_shutdown_timeout or 0.0,
         )
 
     def _ready(self) -> None:
         logger.info("%s ready.", self.hostname)
         signals.worker_ready.send(sender=self)
 
-    def _stopping(self, number: int) -> None:
-        signals.worker_shutting_down.send(sender=self.hostname, sig=number, how="warm", exitcode=0)
+    def _stopping(self, number: int, how: str) -> None:
+        signals.worker_shutting_down.send(sender=self.hostname, sig=number, how=how, exitcode=0)
 
     def _say_hello(self, options: WorkerOptions, url: str) -> None:
         lines = [

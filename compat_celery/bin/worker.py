@@ -60,10 +60,11 @@ class PoolName(click.ParamType[Any]):
 @click.option("--purge", is_flag=True, help="Drop all that waits in the queues first.")
 @click.option("--pidfile", help="Write the process's id to this file.")
 @click.option("--prefetch-multiplier", type=int, help="Accepted: claims always follow the free slots.")
-@click.option("--max-tasks-per-child", type=int, help="Accepted; not in effect yet.")
-@click.option("--max-memory-per-child", type=int, help="Accepted; not in effect yet.")
-@click.option("--time-limit", type=float, help="Accepted; not in effect yet.")
-@click.option("--soft-time-limit", type=float, help="Accepted; not in effect yet.")
+@click.option("--threads", type=click.IntRange(min=0), help='Slots in threads of each child, for tasks with executor="thread".')
+@click.option("--max-tasks-per-child", type=click.IntRange(min=1), help="Replace a child after so many tasks.")
+@click.option("--max-memory-per-child", type=click.IntRange(min=1), help="Replace a child that uses so many KiB; kill it at twice.")
+@click.option("--time-limit", type=float, help="Seconds after which a task is ended.")
+@click.option("--soft-time-limit", type=float, help="Seconds after which SoftTimeLimitExceeded is raised in a task.")
 @click.option("--without-gossip", is_flag=True, help="Accepted: there is no gossip.")
 @click.option("--without-mingle", is_flag=True, help="Accepted: there is no mingle.")
 @click.option("--without-heartbeat", is_flag=True, help="Accepted: leases take its place.")
@@ -84,7 +85,12 @@ def worker(
     purge: bool,
     pidfile: str | None,
     lease: float | None,
-    **accepted: Any,
+    threads: int | None,
+    max_tasks_per_child: int | None,
+    max_memory_per_child: int | None,
+    time_limit: float | None,
+    soft_time_limit: float | None,
+    **_accepted: Any,
 ) -> int:
     """Run a worker. SIGTERM or SIGINT end it when what runs is done; a second one, or SIGQUIT, at once."""
     from compat_celery.apps.worker import Worker  # noqa: PLC0415 - the alias comes first
@@ -92,7 +98,6 @@ def worker(
     app = context.app()
     if include:
         app.conf.include = [*app.conf.include, *include]
-    _note_without_effect(accepted)
     try:
         node = Worker(
             app,
@@ -108,21 +113,16 @@ def worker(
             no_color=context.no_color,
             quiet=context.quiet,
             lease=lease,
+            threads=threads,
+            max_tasks_per_child=max_tasks_per_child,
+            max_memory_per_child=max_memory_per_child,
+            time_limit=time_limit,
+            soft_time_limit=soft_time_limit,
         )
         import_modules(app)
         return node.start()
     except (JumpstarterError, ImproperlyConfigured) as error:
         raise Failure(str(error)) from error
-
-
-def _note_without_effect(accepted: dict[str, Any]) -> None:
-    """Say so where an option would change what a user relies on."""
-    asked = [
-        name for name in ("max_tasks_per_child", "max_memory_per_child", "time_limit", "soft_time_limit") if accepted.get(name)
-    ]
-    if asked:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
-        click.echo(f"Warning: not in effect yet: {options}", err=True)
 
 
 def write_pidfile(path: str) -> None:

@@ -12,7 +12,8 @@ from datetime import UTC, tzinfo
 from types import MappingProxyType
 from typing import Any
 
-from billiard.exceptions import WorkerLostError
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import prepare_accept_content
 
@@ -20,15 +21,21 @@ from compat_celery import protocol, signals, states
 from compat_celery.app import trace
 from compat_celery.app.effects import Effects, current
 from compat_celery.app.task import Context
-from compat_celery.exceptions import NotRegistered, Reject, TaskRevokedError
+from compat_celery.exceptions import ImproperlyConfigured, NotRegistered, Reject, TaskRevokedError
+from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import MessageError, Undecodable, UnknownTask
-from jumpstarter.jobs import ACK, Action, Delivery, Envelope, Handler, Job, Outcome, Park, Quarantine
+from jumpstarter.jobs import ACK, Action, Delivery, Envelope, Handler, Job, Outcome, Park, Place, Quarantine
 
 logger = logging.getLogger("celery.worker.strategy")
+
+#: Seconds between two looks at a task that nobody knew so far.
+_UNKNOWN_AGAIN = 5.0
 
 
 class CeleryApplication:
     """The port's :class:`~jumpstarter.abc.application.Application` over a Celery app."""
+
+    soft_limit_error: type[Exception] = SoftTimeLimitExceeded
 
     def __init__(self, app: Any, hostname: str) -> None:
         """:param app: a Celery app; it is finalized here, so all its modules must be imported.
@@ -41,10 +48,13 @@ class CeleryApplication:
         self._handlers = {name: TaskHandler(self, task) for name, task in app.tasks.items()}
         self.accept: frozenset[str] = frozenset(prepare_accept_content(app.conf.accept_content))
         self.naive_zone: tzinfo = UTC if app.conf.enable_utc else app.timezone
+        self._parks_unknown = unknown_tasks(app.conf) == "park"
+        self._queue_leases: Mapping[str, float] = app.conf.get("worker_queue_leases") or {}
+        self._is_child = False
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
-        return MappingProxyType(self._handlers)
+        return self._handlers
 
     def decode(self, delivery: Delivery) -> Job:
         assert delivery.envelope is not None, "the worker refuses deliveries without an envelope"
@@ -67,6 +77,7 @@ class CeleryApplication:
             requeue_if_lost=bool(task.reject_on_worker_lost),
             soft_limit=head.soft_limit or task.soft_time_limit,
             hard_limit=head.hard_limit or task.time_limit,
+            lease=getattr(task, "lease", None) or self._queue_leases.get(delivery.queue),
             context=head,
         )
 
@@ -79,6 +90,9 @@ class CeleryApplication:
             logger.error("a message in %r was refused and is kept in quarantine: %s", delivery.queue, error)
             return Outcome(delivery, None, "REFUSED", reason, error=error)
         head = protocol.read_headers(envelope, accept=self.accept, naive_zone=self.naive_zone)
+        if self._parks_unknown:
+            logger.warning("Task %s[%s] is unknown here and waits for a worker that knows it", error.name, head.id)
+            return Outcome(delivery, None, "PARKED", Park(SYSTEM_CLOCK.now() + _UNKNOWN_AGAIN))
         logger.error(
             "Received unregistered task of type %r. The message is kept in quarantine. Did you remember to import the module "
             "containing this task?",
@@ -97,12 +111,40 @@ class CeleryApplication:
         signals.task_revoked.send(sender=task, request=request, terminated=False, signum=None, expired=True)
         return self._fail(job.delivery, job, head, error, ACK, task.backend, state=states.REVOKED)
 
-    def lose(self, job: Job, evidence: str, *, quarantine: bool) -> Outcome:
+    def lose(self, job: Job, evidence: str, *, quarantine: bool, facts: Mapping[str, Any] = MappingProxyType({})) -> Outcome:
         error = WorkerLostError(f"Worker exited prematurely: {evidence} Job: {job.id}.")
-        action: Action = Quarantine(evidence, {"task": job.name, "id": job.id}) if quarantine else ACK
+        action: Action = Quarantine(evidence, {"task": job.name, "id": job.id, **facts}) if quarantine else ACK
         return self._fail(job.delivery, job, job.context, error, action, self.app.tasks[job.name].backend)
 
+    def overrun(self, job: Job, limit: float, *, soft: bool) -> Outcome:
+        error: Exception = SoftTimeLimitExceeded(limit) if soft else TimeLimitExceeded(limit)
+        task = self.app.tasks[job.name]
+        logger.error("%s time limit (%gs) exceeded for %s[%s]", "Soft" if soft else "Hard", limit, job.name, job.id)
+        outcome = self._fail(job.delivery, job, job.context, error, verdict(task, states.FAILURE, error), task.backend)
+        self._tell_failure(task, job, error)
+        return outcome
+
+    def _tell_failure(self, task: Any, job: Job, error: Exception) -> None:
+        """``on_failure`` of a task that could not end by itself. User code: only in a child, never in the node that watches it."""
+        if not self._is_child or not trace.task_has_custom(task, "on_failure"):
+            return
+        call = self._call(job.delivery, job.context)
+        args, kwargs = ((), {}) if call is None else (call.args, call.kwargs)
+        try:
+            task.on_failure(error, job.id, args, kwargs, ExceptionInfo((type(error), error, None)))
+        except Exception:
+            logger.exception("on_failure of %s[%s] failed", job.name, job.id)
+
+    def cancel(self, job: Job, reason: str) -> Outcome:
+        logger.info("Task %s[%s] terminated: %s", job.name, job.id, reason)
+        task = self.app.tasks[job.name]
+        request = self._request(job.delivery, job.context, None)
+        signals.task_revoked.send(sender=task, request=request, terminated=True, signum=None, expired=False)
+        error = TaskRevokedError("terminated")
+        return self._fail(job.delivery, job, job.context, error, ACK, task.backend, state=states.REVOKED)
+
     def child_started(self) -> None:
+        self._is_child = True
         # The pid is part of what a child says about itself; signals that users connected open their connections here.
         self.app.set_current()
         self.app.set_default()
@@ -166,7 +208,7 @@ class TaskHandler:
     def __init__(self, application: CeleryApplication, task: Any) -> None:
         self.name: str = task.name
         self.task = task
-        self.is_coroutine = bool(getattr(task, "is_coroutine", False))
+        self.runs_in = runs_in(task)
         self._application = application
         self._acaller: trace.Tracer | None = None
 
@@ -227,6 +269,30 @@ class TaskHandler:
             effects.part,
             effects.error,
         )
+
+
+def runs_in(task: Any) -> Place:
+    """Where a task's jobs run: coroutines on the loop, functions with ``executor="thread"`` in thread slots, others in the pool's.
+
+    :raises ImproperlyConfigured: its ``executor`` is something else.
+    """
+    if getattr(task, "is_coroutine", False):
+        return "loop"
+    executor = getattr(task, "executor", None)
+    if executor not in (None, "pool", "thread"):
+        raise ImproperlyConfigured(f"task {task.name}: executor must be 'pool' or 'thread', not {executor!r}")
+    return "thread" if executor == "thread" else "slot"
+
+
+def unknown_tasks(conf: Any) -> str:
+    """The setting ``worker_unknown_tasks``: ``fail`` (Celery's way) or ``park``.
+
+    :raises ImproperlyConfigured: it is something else.
+    """
+    setting = str(conf.get("worker_unknown_tasks") or "fail")
+    if setting not in ("fail", "park"):
+        raise ImproperlyConfigured(f"worker_unknown_tasks must be 'fail' or 'park', not {setting!r}")
+    return setting
 
 
 def verdict(task: Any, status: str, retval: Any) -> Action:

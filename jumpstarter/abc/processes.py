@@ -19,6 +19,8 @@ class Exited:
     pid: int
     code: int | None
     signal: int | None
+    peak_memory: int | None = None
+    stack: str = ""
 
     def __str__(self) -> str:
         return f"exit code {self.code}" if self.signal is None else f"signal {self.signal}"
@@ -48,6 +50,16 @@ class Processes(ABC):
 
         :raises EOFError: the place itself is gone; so are all its children.
         """
+
+    def kill(self, pid: int, number: int) -> bool:
+        import os
+
+        os.kill(pid, number)
+        return True
+
+    def ask_stack(self, pid: int) -> None: ...
+    def memory(self, pid: int) -> int:
+        return int(open(f"/proc/{pid}/statm").read().split()[1]) * 4096
 
     @abstractmethod
     def close(self) -> None:

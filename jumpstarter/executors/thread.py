@@ -185,5 +185,5 @@ class InlineExecutor(Executor):
     def stuck(self) -> int:
         return 0
 
-    def replace(self, slot: int) -> bool:
+    def replace(self, slot: int) -> bool:  # noqa: ARG002 - the port's
         return False

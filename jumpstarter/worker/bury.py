@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from jumpstarter.abc.application import Application
@@ -13,67 +14,53 @@ from jumpstarter.jobs import REQUEUE, RETURN, Delivery, Job, Outcome
 Condemn = Callable[[Job], Outcome]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """How a child died.
+
+    :ivar evidence: for people.
+    :ivar facts: what else is known, for the quarantine; JSON values.
+    :ivar killed_by_us: in a cold shutdown, or for the sake of another job: no fault of the job's, so that it is returned without
+        being counted.
+    :ivar condemned: by tag, the jobs for whose sake the node killed the child.
+    """
+
+    evidence: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    killed_by_us: bool = False
+    condemned: Mapping[str, Condemn] = field(default_factory=dict)
+
+
 def bury(
-    held: Iterable[Delivery],
-    started: Collection[str],
-    application: Application,
-    *,
-    evidence: str,
-    facts: Mapping[str, Any],
-    max_attempts: int,
-    killed_by_us: bool,
-    condemned: Mapping[str, Condemn],
+    held: Iterable[Delivery], started: Collection[str], application: Application, death: Death, *, max_attempts: int
 ) -> list[Outcome]:
     """The outcomes of all that a dead child held.
 
     :param started: tags of the jobs that had started (see :mod:`jumpstarter.worker.marks`).
-    :param evidence: how the child died, for people.
-    :param facts: what else is known about that, for the quarantine.
-    :param killed_by_us: a cold shutdown, or the end of another job: no fault of the job's, so it is returned without being counted.
-    :param condemned: by tag, the jobs for whose sake the node killed the child.
     """
     return [
-        _bury_one(
-            delivery,
-            application,
-            was_started=delivery.tag in started,
-            evidence=evidence,
-            facts=facts,
-            max_attempts=max_attempts,
-            killed_by_us=killed_by_us,
-            condemn=condemned.get(delivery.tag),
-        )
+        _bury_one(delivery, application, death, max_attempts)
+        if delivery.tag in started
+        else Outcome(delivery, None, "RETURNED", RETURN)
         for delivery in held
     ]
 
 
-def _bury_one(
-    delivery: Delivery,
-    application: Application,
-    *,
-    was_started: bool,
-    evidence: str,
-    facts: Mapping[str, Any],
-    max_attempts: int,
-    killed_by_us: bool,
-    condemn: Condemn | None,
-) -> Outcome:
-    if not was_started:
-        return Outcome(delivery, None, "RETURNED", RETURN)
+def _bury_one(delivery: Delivery, application: Application, death: Death, max_attempts: int) -> Outcome:
+    """What comes of a job that had started."""
     try:
         job = application.decode(delivery)
     except MessageError as error:
         return application.refuse(delivery, error)
-    if condemn is not None:
-        return condemn(job)
+    if delivery.tag in death.condemned:
+        return death.condemned[delivery.tag](job)
     if job.early_ack:
-        return application.lose(job, evidence, quarantine=False)
-    if killed_by_us:
+        return application.lose(job, death.evidence, quarantine=False)
+    if death.killed_by_us:
         return Outcome(delivery, job, "RETURNED", RETURN)
     if not job.requeue_if_lost:
-        return application.lose(job, evidence, quarantine=False)
+        return application.lose(job, death.evidence, quarantine=False)
     if delivery.attempt >= max_attempts:
-        return application.lose(
-            job, f"{evidence}; attempt {delivery.attempt} of {max_attempts}", quarantine=True, facts=facts
-        )
+        evidence = f"{death.evidence}; attempt {delivery.attempt} of {max_attempts}"
+        return application.lose(job, evidence, quarantine=True, facts=death.facts)
     return Outcome(delivery, job, "LOST", REQUEUE)

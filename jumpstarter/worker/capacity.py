@@ -5,8 +5,8 @@ microseconds (so that they travel in batches), none when they take longer than a
 ahead and then waits behind a job that turns out long is handed back.
 
 Slots are of up to three kinds (a pool's own, thread slots beside it, the loop's), each with its own room, while a message does not
-say before it is claimed which kind it needs. So the worker keeps in mind what each queue brought lately: a queue that brings CPU-bound
-functions is left alone while their slots are taken, and coroutines of another go on.
+say before it is claimed which kind it needs. So the worker keeps in mind what each queue brought lately: a queue that brings
+CPU-bound functions is left alone while their slots are taken, and coroutines of another go on.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class Claim(NamedTuple):
 class Capacity:
     """How much may still be claimed, given the executors and the measured run times."""
 
-    def __init__(
-        self, options: WorkerOptions, runner: Runner, executors: Mapping[Place, Executor], settler: Settler
-    ) -> None:
+    def __init__(self, options: WorkerOptions, runner: Runner, executors: Mapping[Place, Executor], settler: Settler) -> None:
         """:param executors: by the kind of their slots; a kind that is missing runs on ``slot``."""
         self._options = options
         self._runner = runner
@@ -67,8 +65,11 @@ class Capacity:
 
     def is_worthwhile(self) -> bool:
         """Whether a claim is worth its round trip: for half of what is held when full, so that batches stay large."""
-        limit = self.claim.limit
-        return limit > 0 and limit >= max(self.look_ahead(place) for place in self._executors) // 2
+        limit, queues = self.claim
+        if limit == 0:
+            return False
+        empty = {place: executor.slots + self.look_ahead(place) for place, executor in self._executors.items()}
+        return limit >= min(_limit(self._mixes[queue], empty) for queue in queues) // 2
 
     @property
     def worthwhile_backlog(self) -> int:

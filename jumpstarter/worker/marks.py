@@ -73,8 +73,8 @@ class Marks:
         return {entry.tag: entry for entry in [*self.running(child).values(), *entries]}
 
     def running(self, child: int) -> dict[int, Started]:
-        """What runs in the child now, by the slot's number. A job that has ended is seen here until the next one begins, or its slot
-        turns idle: microseconds."""
+        """What runs in the child now, by the slot's number. A job that has ended is seen here until the next one begins, or its
+        slot turns idle: microseconds."""
         first = child * self._stride + self._cells
         entries = [self._entry(first + slot * _ENTRY.size) for slot in range(self._slots)]
         return {slot: entry for slot, entry in enumerate(entries) if entry.tag}
@@ -107,9 +107,7 @@ class Ring:
         encoded, shown = tag.encode(), job.encode()[:60]
         if len(encoded) > 95:
             raise ConfigurationError(f"a delivery tag may have 95 bytes at most: {tag!r}")
-        entry = _ENTRY.pack(
-            len(encoded), encoded, len(shown), shown, slot, min(attempt, 0xFFFF), time.monotonic(), hard_limit
-        )
+        entry = _ENTRY.pack(len(encoded), encoded, len(shown), shown, slot, min(attempt, 0xFFFF), time.monotonic(), hard_limit)
         memory, cell = self._memory, self._cells + slot * _ENTRY.size
         with self._lock:
             offset = self._first + (self._next % RING) * _ENTRY.size

@@ -27,7 +27,7 @@ from jumpstarter.abc.processes import Exited, Processes
 from jumpstarter.abc.results import Results
 from jumpstarter.actors import Actor, backoff, resource, timer
 from jumpstarter.errors import BrokerUnavailable, ResultsUnavailable
-from jumpstarter.worker.bury import bury
+from jumpstarter.worker.bury import Death, bury
 from jumpstarter.worker.children import Child, Children
 from jumpstarter.worker.lease import LeaseKeeper
 from jumpstarter.worker.marks import Marks, Started
@@ -106,7 +106,7 @@ class Node(Actor):
         await self.children.watch()
 
     def cancel(self, job_id: str, attempt: int | None = None) -> None:
-        """End a job, wherever in this node it runs; nothing else is hit. ``attempt`` None: whichever it is. On the loop's thread."""
+        """End a job, wherever in this node it runs, and nothing else. ``attempt`` None: whichever it is. On the loop's thread."""
         self.children.cancel(job_id, attempt)
 
     def kill(self) -> None:
@@ -153,16 +153,9 @@ class Node(Actor):
 
     def _bury_now(self, child: Child, started: Mapping[str, Started], exited: Exited) -> None:
         evidence = f"{exited} ({child.verdict})" if child.verdict else str(exited)
-        outcomes = bury(
-            self.broker.held(child.incarnation),
-            started,
-            self.application,
-            evidence=evidence,
-            facts=_facts(exited),
-            max_attempts=self.options.max_attempts,
-            killed_by_us=child.killed,
-            condemned=child.condemned,
-        )
+        death = Death(evidence=evidence, facts=_facts(exited), killed_by_us=child.killed, condemned=child.condemned)
+        held = self.broker.held(child.incarnation)
+        outcomes = bury(held, started, self.application, death, max_attempts=self.options.max_attempts)
         for outcome in outcomes:
             if outcome.job is not None:
                 logger.warning("%s[%s]: its process ended with %s: %s", outcome.job.name, outcome.job.id, evidence, outcome.status)

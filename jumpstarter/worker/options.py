@@ -23,13 +23,13 @@ class WorkerOptions:
     :ivar threads: how many slots in threads each child has beside its other slots, for jobs that say they want one.
     :ivar coroutines: how many coroutine jobs one child runs at a time beside its other slots.
     :ivar lease: seconds after which the claims of a node that fell silent are returned to their queues.
-    :ivar shortest_lease: the shortest that any job or queue asks for itself, if that is shorter: leases are renewed thrice within it.
+    :ivar shortest_lease: the shortest that any job or queue asks for itself: leases are renewed thrice within it.
     :ivar max_attempts: deliveries after which a message that never settles goes to quarantine.
     :ivar look_ahead: at most so many jobs are claimed beyond the free slots.
     :ivar look_ahead_seconds: and at most so many seconds of work, judged by what the last jobs took.
     :ivar idle: longest wait for messages at a time, in seconds.
-    :ivar strict_early_ack: jobs that are acked early are acked before they begin, a round trip each; else together with what came of
-        them, so that the sudden end of a whole node may repeat those that ended since the last settle.
+    :ivar strict_early_ack: jobs that are acked early are acked before they begin, a round trip each; else together with what came
+        of them, so that the sudden end of a whole node may repeat those that began since the last settle.
     :ivar max_tasks: jobs after which a child is replaced; None: never.
     :ivar max_memory: resident bytes after which a child is replaced once its job has ended; None: never.
     :ivar kill_memory: resident bytes at which a child is killed at once; None: twice ``max_memory``.

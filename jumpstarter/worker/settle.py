@@ -203,8 +203,9 @@ class Settler:
                     closes=results.close_write(outcome.part.join),
                 )
             )
-        for (outcome, _), answer in zip(completed, self._broker.settle(settlements, incarnation=self._incarnation), strict=True):
-            if not answer:
+        answers = self._broker.settle(settlements, incarnation=self._incarnation)
+        for (outcome, _), settled in zip(completed, answers, strict=True):
+            if not settled:
                 _log_taken(outcome)
 
     # Results elsewhere: stored before the ack, so that a crash in between repeats the job rather than losing its result.
@@ -224,8 +225,8 @@ class Settler:
         ]
 
     def _count(self, results: Results, outcomes: Sequence[Outcome]) -> dict[int, Sequence[Envelope]]:
-        """Count parts; the messages that complete joins, by the outcome they go out with. A join is closed only when those are sent:
-        a crash in between completes it again."""
+        """Count parts; the messages that complete joins, by the outcome they go out with. A join is closed only when those are
+        sent: a crash in between completes it again."""
         parts = [outcome.part for outcome in outcomes if outcome.part is not None]
         follow_ups: dict[int, Sequence[Envelope]] = {}
         for outcome, part, bodies in zip(

@@ -78,9 +78,7 @@ class Watch:
 
     def cancel(self, job_id: str, attempt: int | None = None) -> bool:
         """End the job with this id, if it runs here; True then. ``attempt`` None: whichever it is."""
-        found = [
-            job for job in list(self._runner.running) if job.id == job_id and attempt in (None, job.delivery.attempt)
-        ]
+        found = [job for job in list(self._runner.running) if job.id == job_id and attempt in (None, job.delivery.attempt)]
         self._cancelled.update(found)
         self.look()
         return bool(found)
@@ -117,7 +115,7 @@ class Watch:
         if is_cancelled:
             return Ask(JobCancelled, lambda: application.cancel(job, "it was cancelled"))
         if job.hard_limit and now - job.started >= job.hard_limit:
-            limit, is_soft, error = job.hard_limit, False, JobCancelled
-        else:
-            limit, is_soft, error = job.soft_limit or 0.0, True, application.soft_limit_error
-        return Ask(error, lambda: application.overrun(job, limit, soft=is_soft))
+            hard = job.hard_limit
+            return Ask(JobCancelled, lambda: application.overrun(job, hard, soft=False))
+        soft = job.soft_limit or 0.0
+        return Ask(application.soft_limit_error, lambda: application.overrun(job, soft, soft=True))

@@ -63,13 +63,12 @@ def test_a_message_that_keeps_killing_its_process_goes_to_quarantine() -> None:
     assert outcome.action == Quarantine("delivered 3 times without an outcome")
 
 
-def test_a_batch_is_sorted_by_where_its_jobs_run() -> None:
+def test_a_batch_is_sorted_into_jobs_and_outcomes() -> None:
     deliveries = [
         Delivery("1", "toys", envelope("add", 1, 2)),
         Delivery("2", "toys", envelope("sleep_on_it")),
         Delivery("3", "toys", envelope("subtract")),
     ]
     admitted = admit(deliveries, TOYS, now=NOW, max_attempts=3)
-    assert [job.delivery.tag for job in admitted.jobs] == ["1"]
-    assert [job.delivery.tag for job in admitted.coroutine_jobs] == ["2"]
+    assert [job.delivery.tag for job in admitted.jobs] == ["1", "2"]
     assert [outcome.delivery.tag for outcome in admitted.outcomes] == ["3"]

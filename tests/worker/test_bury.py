@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jumpstarter.jobs import ACK, REQUEUE, RETURN, Action, Delivery, Quarantine
-from jumpstarter.worker.bury import bury
+from jumpstarter.worker.bury import Death, bury
 from tests.worker.toy import ToyApplication, envelope
 
 TOYS = ToyApplication(add=lambda x, y: x + y)
@@ -33,8 +33,20 @@ def test_the_verdict(
         [delivery],
         {"tag"} if started else set(),
         TOYS,
-        evidence="signal 9",
+        Death(evidence="signal 9", killed_by_us=killed_by_us),
         max_attempts=3,
-        killed_by_us=killed_by_us,
     )
     assert (outcome.status, outcome.action) == (status, action)
+
+
+def test_a_job_for_whose_sake_the_child_was_killed_gets_its_own_verdict_and_the_others_go_back() -> None:
+    deliveries = [Delivery(tag, "toys", envelope("add", 1, 2)) for tag in ("guilty", "innocent")]
+    death = Death(evidence="signal 9", killed_by_us=True, condemned={"guilty": lambda job: TOYS.overrun(job, 5.0, soft=False)})
+    outcomes = bury(deliveries, {"guilty", "innocent"}, TOYS, death, max_attempts=3)
+    assert [(outcome.status, outcome.action) for outcome in outcomes] == [("HARD", ACK), ("RETURNED", RETURN)]
+
+
+def test_what_is_known_of_a_death_goes_with_the_message_into_the_quarantine() -> None:
+    death = Death(evidence="signal 11", facts={"peak_memory": 5, "stack": "here"})
+    (outcome,) = bury([Delivery("tag", "toys", envelope("add", 1, 2), attempt=3)], {"tag"}, TOYS, death, max_attempts=3)
+    assert outcome.action == Quarantine("signal 11; attempt 3 of 3", {"peak_memory": 5, "stack": "here"})

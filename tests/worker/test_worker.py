@@ -18,7 +18,7 @@ from jumpstarter.abc.results import Results
 from jumpstarter.actors import health_check
 from jumpstarter.embedded.space import Space
 from jumpstarter.errors import BrokerUnavailable
-from jumpstarter.jobs import Delivery, Job, Outcome
+from jumpstarter.jobs import Delivery, Job, Outcome, Place
 from jumpstarter.telemetry import StateTransition, bus
 from jumpstarter.worker import Worker
 from tests.peers import eventually
@@ -294,7 +294,7 @@ class Treacherous(ToyApplication):
 
 class BrokenHandler:
     name = "broken"
-    is_coroutine = False
+    runs_in: Place = "slot"
 
     def run(self, job: Job) -> Outcome:
         raise LookupError("a bug of ours")
@@ -310,7 +310,7 @@ def test_an_application_that_breaks_its_promises_costs_neither_a_slot_nor_a_mess
     start_node(application, broker, results)
     broker.publish([envelope("undecodable"), envelope("broken"), envelope("add", 1, 2, id="sum")])
     assert result_of(results, "sum") == 3
-    reasons = sorted(record.reason for record in Space.of(broker.url).quarantine)
+    reasons = sorted(record.reason for record in broker.quarantined())
     assert reasons == [
         "it could not be admitted: RecursionError('what was that?')",
         "its handler failed: LookupError('a bug of ours')",
@@ -337,7 +337,7 @@ def test_a_worker_that_cannot_settle_does_not_go_on_claiming(start_node: StartNo
     assert isinstance(node.actor, Worker)
     worker = node.actor
     eventually(
-        lambda: worker.settlement.pending > 1024 and worker.capacity.is_idle and worker.capacity.room == 0,
+        lambda: worker.settlement.pending > 1024 and worker.capacity.is_idle and worker.capacity.claim.limit == 0,
         within=20,
         what="the worker comes to rest with no room left",
     )

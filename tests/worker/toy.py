@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jumpstarter.errors import Undecodable, UnknownTask
-from jumpstarter.jobs import ACK, Delivery, Document, Envelope, Handler, Job, Outcome, Quarantine
+from jumpstarter.jobs import ACK, Delivery, Document, Envelope, Handler, Job, Outcome, Place, Quarantine
 
 
 def envelope(name: str, *args: Any, queue: str = "toys", id: str = "", **headers: Any) -> Envelope:
@@ -17,11 +18,17 @@ def envelope(name: str, *args: Any, queue: str = "toys", id: str = "", **headers
     return Envelope(queue=queue, body=body, headers={"task": name, "id": id or f"{name}-{args}", **headers})
 
 
+class ToyTooSlow(Exception):
+    """The soft limit of a toy is over."""
+
+
 class ToyHandler:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
-        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.runs_in: Place = "loop" if inspect.iscoroutinefunction(function) else "slot"
+        if name.startswith("thread_"):
+            self.runs_in = "thread"
 
     def run(self, job: Job) -> Outcome:
         try:
@@ -50,6 +57,7 @@ def _document(job: Job, status: str, value: Any) -> Document:
 
 class ToyApplication:
     name = "toys"
+    soft_limit_error = ToyTooSlow
 
     def __init__(self, **functions: Callable[..., Any]) -> None:
         self._handlers: dict[str, Handler] = {name: ToyHandler(name, function) for name, function in functions.items()}
@@ -74,6 +82,9 @@ class ToyApplication:
             expires=headers.get("expires"),
             early_ack=headers.get("early_ack", False),
             requeue_if_lost=headers.get("requeue_if_lost", True),
+            soft_limit=headers.get("soft_limit"),
+            hard_limit=headers.get("hard_limit"),
+            lease=headers.get("lease"),
         )
 
     def refuse(self, delivery: Delivery, error: Exception) -> Outcome:
@@ -82,9 +93,16 @@ class ToyApplication:
     def expire(self, job: Job) -> Outcome:
         return Outcome(job.delivery, job, "EXPIRED", documents=[_document(job, "EXPIRED", None)])
 
-    def lose(self, job: Job, evidence: str, *, quarantine: bool) -> Outcome:
-        action = Quarantine(evidence) if quarantine else ACK
+    def lose(self, job: Job, evidence: str, *, quarantine: bool, facts: Mapping[str, Any] = MappingProxyType({})) -> Outcome:
+        action = Quarantine(evidence, facts) if quarantine else ACK
         return Outcome(job.delivery, job, "LOST", action, documents=[_document(job, "LOST", evidence)])
+
+    def overrun(self, job: Job, limit: float, *, soft: bool) -> Outcome:
+        status = "SOFT" if soft else "HARD"
+        return Outcome(job.delivery, job, status, documents=[_document(job, status, limit)])
+
+    def cancel(self, job: Job, reason: str) -> Outcome:
+        return Outcome(job.delivery, job, "CANCELLED", documents=[_document(job, "CANCELLED", reason)])
 
     def child_started(self) -> None:
         pass
