@@ -25,6 +25,7 @@ from jumpstarter.abc.broker import Broker
 from jumpstarter.abc.executor import Executor
 from jumpstarter.abc.results import Results
 from jumpstarter.actors import Actor
+from jumpstarter.actors.threads import Doorbell
 from jumpstarter.errors import ActorCrashed
 from jumpstarter.executors import CallingThreadExecutor, ForkTemplate, InlineExecutor, LoopExecutor, ThreadExecutor
 from jumpstarter.telemetry import configure
@@ -270,6 +271,7 @@ class EmbeddedNode:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._actor: Actor | None = None
+        self._doorbell: Doorbell | None = None
         self._thread = threading.Thread(target=self._live, name=f"node {setup.options.name}", daemon=True)
 
     def start(self) -> None:
@@ -290,6 +292,11 @@ class EmbeddedNode:
             self._actor.post("stop")
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """Have something called on the node's loop, from any thread. Not before it is ready."""
+        assert self._doorbell is not None, "start() comes first"
+        self._doorbell.ring(call)
 
     @property
     def actor(self) -> Actor:
@@ -319,6 +326,7 @@ class EmbeddedNode:
             self._ready.set()
 
     async def _host(self, actor: Actor) -> None:
+        self._doorbell = Doorbell()
         await run_beside(actor, partial(once_started, actor, self._is_ready))
 
     def _is_ready(self) -> None:

@@ -186,4 +186,4 @@ class InlineExecutor(Executor):
         return 0
 
     def replace(self, slot: int) -> bool:  # noqa: ARG002 - the port's
-        return False
+        return True  # the job has the loop's own thread: nothing goes on until it ends

@@ -216,7 +216,7 @@ class Children:
             if child.pid is not None and not child.verdict:
                 self._watch_memory(child, child.pid)
                 await self._watch_limits(child, child.pid)
-        now = anyio.current_time()
+        now = time.monotonic()
         self._cancelled = {key: at for key, at in self._cancelled.items() if now - at < 10 * GRACE}
 
     def _watch_memory(self, child: Child, pid: int) -> None:
@@ -258,14 +258,14 @@ class Children:
 
     def _is_cancelled(self, entry: Started) -> bool:
         asked = [at for attempt in (None, entry.attempt) if (at := self._cancelled.get((entry.id, attempt))) is not None]
-        return bool(asked) and anyio.current_time() - min(asked) > GRACE + _LATE
+        return bool(asked) and time.monotonic() - min(asked) > GRACE + _LATE
 
     def _cancel(self, job: Job) -> Outcome:
         return self._application.cancel(job, "it was cancelled")
 
     def cancel(self, job_id: str, attempt: int | None) -> None:
         """End a job, wherever it runs here."""
-        self._cancelled[(job_id[:60], attempt)] = anyio.current_time()
+        self._cancelled[(job_id[:60], attempt)] = time.monotonic()
         for child in list(self._living.values()):
             child.link.say(CANCEL, job_id, *([] if attempt is None else [str(attempt)]))
 

@@ -169,6 +169,23 @@ class Worker(Actor):
         """Leaving it settles what is left."""
         return self.settlement
 
+    @resource
+    @asynccontextmanager
+    async def solo_watch(self) -> AsyncIterator[None]:
+        """Where a job holds the loop itself, its time limits are kept from another thread."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(_PATIENCE):
+                self.watch.look()
+
+        if self.options.pool == "solo":
+            threading.Thread(target=look, name=f"{self.name} watch", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
     @resource(release_timeout=math.inf)
     @asynccontextmanager
     async def capacity(self) -> AsyncIterator[Capacity]:
