@@ -42,8 +42,11 @@ class TestMemoryBroker(BrokerKit):
 
 class MemoryMachine(BrokerMachine):
     def open_server(self):
-        clock, name = ManualClock(), next(_names)
-        return clock, lambda: self.enter(MemoryBroker(f"memory://story-{name}", clock=clock))
+        clock, self.url = ManualClock(), f"memory://story-{next(_names)}"
+        return clock, lambda: self.enter(MemoryBroker(self.url, clock=clock))
+
+    def open_results(self):
+        return MemoryResults(self.url, clock=self.clock)
 
 
 TestStories = MemoryMachine.TestCase

@@ -59,8 +59,11 @@ class TestSqliteBroker(BrokerKit):
 class SqliteMachine(BrokerMachine):
     def open_server(self):
         clock = ManualClock()
-        path = self.enter(tempfile.TemporaryDirectory())
-        return clock, lambda: self.enter(SqliteBroker(f"sqlite:///{path}/queues.db", clock=clock))
+        self.url = f"sqlite:///{self.enter(tempfile.TemporaryDirectory())}/queues.db"
+        return clock, lambda: self.enter(SqliteBroker(self.url, clock=clock))
+
+    def open_results(self):
+        return self.enter(SqliteResults(self.url, clock=self.clock))
 
 
 TestStories = SqliteMachine.TestCase
