@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -69,11 +70,14 @@ class LinkDown(Exception):
 class Address:
     """Where a server is and how to connect to it.
 
-    :ivar server: identity of the server and its database, without credentials; equal for two URLs that name the same one.
+    :ivar server: identity of the server, without credentials and database; equal for two URLs that name the same one. The ways to
+        one server (TCP, TLS, a unix socket) count as different ones.
+    :ivar database: its number.
     :ivar url: for people, the password masked.
     """
 
     server: str
+    database: int
     url: str
     kind: Callable[..., AbstractConnection]
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -149,7 +153,8 @@ def _tcp_address(scheme: str, parts: Any, query: dict[str, str], ssl: bool | Map
         options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
     shown = f"[{host}]" if ":" in host else host
     return Address(
-        server=f"{'rediss' if secure else 'redis'}://{shown.lower()}:{port}/{database}",
+        server=f"{'rediss' if secure else 'redis'}://{shown.lower()}:{port}",
+        database=database,
         url=f"{scheme}://{_shown_credentials(parts)}{shown}:{port}/{database}",
         kind=SSLConnection if secure else Connection,
         options=options | {"host": host, "port": port, "db": database, "socket_keepalive": True},
@@ -162,7 +167,8 @@ def _socket_address(parts: Any, query: dict[str, str]) -> Address:
         raise ConfigurationError("the Redis URL names no socket: write redis+socket:///path/to/redis.sock?virtual_host=0")
     database = _database(query.pop("virtual_host", "") or query.pop("db", ""))
     return Address(
-        server=f"unix:{path}/{database}",
+        server=f"unix:{path}",
+        database=database,
         url=f"unix://{_shown_credentials(parts)}{path}?db={database}",
         kind=UnixDomainSocketConnection,
         options=_credentials(parts) | _query_options(query, secure=False) | {"path": path, "db": database},
@@ -341,36 +347,8 @@ class Script:
         return [*head, len(keys), *keys, *arguments]
 
 
-#: ``store(key, body, ttl, mark)``: store a result document and announce it, unless a final one is there. Shared by the results' own
-#: calls and by the broker's settle. ``ttl`` is in milliseconds or empty; ``mark`` is the key that marks a final document that
-#: cannot be told by its bytes, or empty. NX first: nearly every document is the first of its key, and then no look at an older one
-#: is needed.
-STORE_LUA: Final = r"""
-local function is_final(key)
-    local head = redis.pcall('GETRANGE', key, 0, 31)
-    if type(head) == 'string' and string.find(string.gsub(head, '%s', ''), '^{"status":"SUCCESS"') then
-        return true
-    end
-    return redis.call('EXISTS', key .. '.final') == 1
-end
-
-local function store(key, body, ttl, mark)
-    local done
-    if ttl == '' then done = redis.pcall('SET', key, body, 'NX') else done = redis.pcall('SET', key, body, 'PX', ttl, 'NX') end
-    if not done then
-        if is_final(key) then return nil end
-        if ttl == '' then done = redis.pcall('SET', key, body) else done = redis.pcall('SET', key, body, 'PX', ttl) end
-    end
-    if done.err then return done.err end
-    if mark ~= '' then
-        if ttl == '' then done = redis.pcall('SET', mark, '1') else done = redis.pcall('SET', mark, '1', 'PX', ttl) end
-        if done.err then return done.err end
-    end
-    done = redis.pcall('PUBLISH', key, body)
-    if type(done) == 'table' and done.err then return done.err end
-    return nil
-end
-"""
+#: Results in Lua: documents, joins and fences, for the results' own scripts and for the broker's settle.
+RESULTS_LUA: Final = (files("jumpstarter") / "_redis.lua").read_text("utf-8")
 
 
 # All connections of one broker or store
@@ -443,6 +421,14 @@ class Links:
         if isinstance(replies[-1], hiredis.ReplyError) and str(replies[-1]).startswith("NOSCRIPT"):
             replies[-1:] = self.run([script.command(keys, arguments, whole=True)], deadline=deadline)
         return replies
+
+    def scripts(self, script: Script, calls: Sequence[tuple[Sequence[Argument], Sequence[Argument]]]) -> list[Any]:
+        """The script once for each pair of keys and arguments, in order and in one round trip; the first error is raised."""
+        if len(calls) == 1:
+            return [self.script(script, *calls[0])]
+        commands = [script.command(keys, arguments) for keys, arguments in calls]
+        # Loaded first: where the server did not know it, some calls would succeed and others would have to be sent again.
+        return self.ask([["SCRIPT", "LOAD", script.source], *commands])[1:] if commands else []
 
     def check(self, reply: Any) -> Any:
         """The reply, or its error."""

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import hiredis
 
-from jumpstarter._redis import STORE_LUA, Argument, Link, LinkDown, Links, Script, on_fork, pack, parse_address
-from jumpstarter.abc.results import Results
+from jumpstarter._redis import RESULTS_LUA, Argument, Link, LinkDown, Links, Script, on_fork, pack, parse_address
+from jumpstarter.abc.results import Fence, Results
 from jumpstarter.errors import ConfigurationError, ResultsError, ResultsUnavailable
 from jumpstarter.jobs import Document, Part
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Sequence[Argument])
+
+#: A document as the scripts take it: database, key, body, milliseconds to live or '', key that marks it as final or ''.
+Write = tuple[bytes, str, bytes, Argument, str]
 
 #: Seconds between looks at the keys themselves: an announcement may be lost with its connection, a document is not.
 LOOK_EVERY: Final = 1.0
@@ -29,7 +35,7 @@ _SUCCESS: Final = b'{"status":"SUCCESS"'
 
 #: KEYS: the documents' keys. ARGV: (key, body, ttl, mark) of each.
 PUT: Final = Script(
-    STORE_LUA
+    RESULTS_LUA
     + r"""
 for n = 1, #ARGV, 4 do
     local fault = store(ARGV[n], ARGV[n + 1], ARGV[n + 2], ARGV[n + 3])
@@ -38,48 +44,50 @@ end
 """
 )
 
-#: Count a part of a join, and hand out the parts to the one who may finish it.
-#:
-#: KEYS 1 <join>.j parts   2 <join>.t late additions to the size   3 <join>.s size   4 <join>.d who was counted   5 <join>.c who
-#: finishes it, then 'done'   6 <join> the saved group
-#: ARGV 1 member   2 index or '+inf'   3 body   4 ttl in seconds or 0   5 '1' ordered   6 seconds for which a finisher may take its
-#: time
-#:
-#: Answers 0 or the parts in order. The claim in .c belongs to a *part*, not to a process: when its worker dies, the redelivered
-#: part takes over at once, while any other part (ours, or a genuine worker's, whose claims are random) still finds it taken.
-ADD_PART: Final = Script(r"""
-local parts, additions, size, counted, claim, group = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local who, ordered = ARGV[1] .. ':' .. ARGV[2], ARGV[5] == '1'
-if redis.call('GET', claim) == 'done' then return 0 end
-if redis.call('SISMEMBER', counted, who) == 0 then
-    if ordered then
-        -- Members of a sorted set are unique: equal bodies of different parts get line ends, which JSON does not mind.
-        local body = ARGV[3]
-        while redis.call('ZADD', parts, 'NX', ARGV[2], body) == 0 do body = body .. '\n' end
+#: KEYS: the documents' keys. ARGV: (fence or '', attempt, key, body, ttl, mark) of each. Answers a letter for each: 1, or 0 for
+#: what a later attempt's fence keeps out.
+PUT_BY: Final = Script(
+    RESULTS_LUA
+    + r"""
+local letters = {}
+for n = 1, #ARGV, 6 do
+    if is_refused(ARGV[n], ARGV[n + 1]) then
+        letters[#letters + 1] = '0'
     else
-        redis.call('RPUSH', parts, ARGV[3])
+        local fault = store(ARGV[n + 2], ARGV[n + 3], ARGV[n + 4], ARGV[n + 5])
+        if fault then return redis.error_reply(fault) end
+        letters[#letters + 1] = '1'
     end
-    redis.call('SADD', counted, who)
 end
-local ttl = tonumber(ARGV[4])
-if ttl > 0 then
-    for n = 1, 4 do redis.call('EXPIRE', KEYS[n], ttl) end
-    redis.call('EXPIRE', group, ttl)
-end
-local ready = redis.call(ordered and 'ZCARD' or 'LLEN', parts)
-local expected = redis.call('GET', size)
-if not expected or ready ~= tonumber(expected) + tonumber(redis.call('GET', additions) or 0) then return 0 end
-local mine = 'jumpstarter:' .. who
-if redis.call('GET', claim) ~= mine and not redis.call('SET', claim, mine, 'NX', 'EX', ARGV[6]) then return 0 end
-redis.call('EXPIRE', claim, ARGV[6])
-return redis.call(ordered and 'ZRANGE' or 'LRANGE', parts, 0, -1)
-""")
+return table.concat(letters)
+"""
+)
 
-#: Seconds for which the worker that completes a join has it for itself, then another part may try. Celery: twice its join timeout
-#: of 3 s, at least 5.
-JOIN_CLAIM: Final = 30
-#: Seconds for which late copies of a part are kept from starting the join anew (Celery's number).
-JOIN_DONE: Final = 300
+#: KEYS: the joins. ARGV: (fence or '', attempt, then six values, see count_part) of each part. Answers for each the bodies in
+#: order, or 0.
+ADD_PARTS: Final = Script(
+    RESULTS_LUA
+    + r"""
+local answers = {}
+for n = 1, #ARGV, 8 do
+    answers[#answers + 1] = not is_refused(ARGV[n], ARGV[n + 1]) and count_part(n + 2) or 0
+end
+return answers
+"""
+)
+
+#: KEYS 1 the join.
+CLOSE_JOIN: Final = Script(RESULTS_LUA + "close_join(KEYS[1])")
+
+#: KEYS: the fences. ARGV 1 milliseconds to live   2… the attempts. Neither an attempt nor a time to live is ever lowered.
+FENCE: Final = Script(r"""
+for n, key in ipairs(KEYS) do
+    local attempt, known = ARGV[n + 1], redis.call('GET', key)
+    local ttl = math.max(tonumber(ARGV[1]), redis.call('PTTL', key))
+    if known and tonumber(known) > tonumber(attempt) then attempt = known end
+    redis.call('SET', key, attempt, 'PX', string.format('%d', ttl))
+end
+""")
 
 
 class RedisResults(Results):
@@ -107,6 +115,7 @@ class RedisResults(Results):
         address = parse_address(url, ssl)
         self.server = address.server
         self.url = address.url
+        self._database = b"%d" % address.database
         self._prefix = key_prefix
         self._timeout = timeout
         self._ordered = ordered_joins
@@ -123,22 +132,47 @@ class RedisResults(Results):
     def _refused(self, message: str) -> ResultsError:
         return ResultsError(f"the results at {self.url} refuse: {message}")
 
-    # Documents
+    # Commands for the settle of a broker on the same server
 
-    def writes(self, documents: Sequence[Document]) -> Sequence[tuple[str, bytes, Argument, str]]:
+    def writes(self, documents: Sequence[Document]) -> Sequence[Write]:
         return [self._write(document) for document in documents]
 
-    def _write(self, document: Document) -> tuple[str, bytes, Argument, str]:
-        """``(key, body, milliseconds to live or '', key that marks it as final or '')``, as ``store`` in Lua takes it."""
+    def _write(self, document: Document) -> Write:
         key = self._prefix + document.key
         ttl: Argument = "" if document.ttl is None else max(1, round(document.ttl * 1000))
         # Successes are told by their bytes, so the mark is for what only we call final.
         marked = document.final and not document.body[:32].replace(b" ", b"").startswith(_SUCCESS)
-        return key, document.body, ttl, f"{key}.final" if marked else ""
+        return self._database, key, document.body, ttl, f"{key}.final" if marked else ""
 
-    def put(self, documents: Sequence[Document]) -> None:
-        for some in _by_size(self.writes(documents)):
-            self._links.script(PUT, [key for key, *_ in some], [part for write in some for part in write])
+    def part_write(self, part: Part) -> Sequence[Argument]:
+        index: Argument = "+inf" if part.index is None else part.index
+        ttl = _seconds(part.ttl) if part.ttl else 0
+        return [self._database, self._prefix + part.join, part.member, index, part.body, ttl, int(self._ordered)]
+
+    def close_write(self, join: str) -> Sequence[Argument]:
+        return [self._database, self._prefix + join]
+
+    # Documents
+
+    def put(self, documents: Sequence[Document], *, by: Sequence[Fence | None] = ()) -> list[bool]:
+        writes = self.writes(documents)
+        if not any(by):
+            calls = [([key for _, key, *_ in some], [part for write in some for part in write[1:]]) for some in _by_size(writes)]
+            self._links.scripts(PUT, calls)
+            return [True] * len(documents)
+        fenced = [(*self._fence(fence), *write[1:]) for fence, write in zip(by, writes, strict=True)]
+        answers = self._links.scripts(PUT_BY, [([write[2] for write in some], _flat(some)) for some in _by_size(fenced)])
+        return [letter == ord("1") for answer in answers for letter in answer]
+
+    def fence(self, fences: Sequence[Fence], ttl: float) -> None:
+        calls = [
+            ([self._fence(fence)[0] for fence in some], [max(1, round(ttl * 1000)), *(fence.attempt for fence in some)])
+            for some in _by(MANY, fences)
+        ]
+        self._links.scripts(FENCE, calls)
+
+    def _fence(self, fence: Fence | None) -> tuple[str, int]:
+        return (f"{self._prefix}jumpstarter.fence.{fence.job}", fence.attempt) if fence is not None else ("", 0)
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         documents: list[bytes | None] = []
@@ -209,18 +243,15 @@ class RedisResults(Results):
         # A join that is opened again (a frozen chord that is applied twice) is a new one.
         self._links.ask([["MULTI"], ["DEL", f"{key}.c"], ["SET", f"{key}.s", size, *expiry], ["EXEC"]])
 
-    def add_part(self, part: Part) -> Sequence[bytes] | None:
-        key = self._prefix + part.join
-        index: Argument = "+inf" if part.index is None else part.index
-        ttl = _seconds(part.ttl) if part.ttl else 0
-        named = [f"{key}.j", f"{key}.t", f"{key}.s", f"{key}.d", f"{key}.c", key]
-        answer = self._links.script(ADD_PART, named, [part.member, index, part.body, ttl, int(self._ordered), JOIN_CLAIM])
-        return None if answer == 0 else [body.rstrip(b"\n") for body in answer]
+    def add_parts(self, parts: Sequence[Part], *, by: Sequence[Fence | None] = ()) -> list[Sequence[bytes] | None]:
+        writers = by or [None] * len(parts)
+        words = [(*self._fence(writer), *self.part_write(part)[1:]) for part, writer in zip(parts, writers, strict=True)]
+        calls = [([word[2] for word in some], _flat(some)) for some in _by_size(words)]
+        answers = [answer for answers in self._links.scripts(ADD_PARTS, calls) for answer in answers]
+        return [None if answer == 0 else [body.rstrip(b"\n") for body in answer] for answer in answers]
 
     def close_join(self, join: str) -> None:
-        key = self._prefix + join
-        parts = [f"{key}{ending}" for ending in (".j", ".t", ".s", ".d")]
-        self._links.ask([["MULTI"], ["DEL", *parts], ["SET", f"{key}.c", "done", "EX", JOIN_DONE], ["EXEC"]])
+        self._links.script(CLOSE_JOIN, [self._prefix + join])
 
     # The server
 
@@ -293,12 +324,21 @@ def _seconds(ttl: float) -> int:
     return max(1, round(ttl))
 
 
-def _by_size(writes: Sequence[tuple[str, bytes, Argument, str]]) -> Iterable[list[tuple[str, bytes, Argument, str]]]:
-    some: list[tuple[str, bytes, Argument, str]] = []
+def _flat(lists: Iterable[Iterable[Argument]]) -> list[Argument]:
+    return [argument for one in lists for argument in one]
+
+
+def _by(size: int, items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def _by_size(calls: Iterable[S]) -> Iterator[list[S]]:
+    """Slices that one script may carry out at once."""
+    some: list[S] = []
     size = 0
-    for write in writes:
-        some.append(write)
-        size += len(write[1])
+    for arguments in calls:
+        some.append(arguments)
+        size += sum(len(argument) for argument in arguments if isinstance(argument, bytes))
         if len(some) >= MANY or size >= BYTES_AT_ONCE:
             yield some
             some, size = [], 0

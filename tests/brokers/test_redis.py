@@ -76,11 +76,6 @@ class TestRedisBroker(BrokerKit):
         with redis.Redis(port=self.server.port) as client:
             client.lpush(queue, raw)
 
-    def quarantined(self, broker):
-        with redis.Redis(port=self.server.port) as client:
-            records = [json.loads(record) for record in client.lrange("jumpstarter.quarantine", 0, -1)]
-        return [(record["queue"], record["reason"]) for record in reversed(records)]
-
     @contextlib.contextmanager
     def stalled(self, broker):
         self.server.pause()
@@ -277,9 +272,10 @@ def test_an_unacked_message_that_no_queue_is_bound_for_rests_in_quarantine(broke
     client.hset("unacked", mapping={"one": json.dumps([{"headers": {}, "properties": {}}, "gone", "key"]), "two": "nonsense"})
     client.zadd("unacked_index", {"one": 1.0, "two": 2.0, "three": 3.0})
     assert broker.reap().returned == 2
-    records = [json.loads(record) for record in client.lrange("jumpstarter.quarantine", 0, -1)]
-    assert {record["evidence"]["tag"] for record in records} == {"one", "two"}
-    assert {record["reason"] for record in records} == {"no queue is bound for this unacked message"}
+    resting = broker.quarantined()
+    assert {one.evidence["tag"] for one in resting} == {"one", "two"}
+    assert {(one.queue, one.reason, one.envelope) for one in resting} == {("", "no queue is bound for this unacked message", None)}
+    assert broker.requeue_quarantined([one.id for one in resting]) == 0
     assert not client.exists("unacked", "unacked_index")
 
 
@@ -359,10 +355,10 @@ def test_a_worker_that_comes_back_while_it_is_reaped_keeps_its_claims(broker, re
     class Interrupted(RedisBroker):
         """Looks at the claims, and before it moves them their owner is back."""
 
-        def _claims_of(self, incarnation):
-            claims = super()._claims_of(incarnation)
+        def _overdue(self, incarnation):
+            tags = super()._overdue(incarnation)
             broker.renew([incarnation], LEASE)
-            return claims
+            return tags
 
     broker.publish([envelope()])
     (delivery,) = claim(broker)
@@ -914,7 +910,10 @@ def test_any_bytes_become_a_delivery(raw):
         assert isinstance(delivery.fault, Undecodable)
         assert delivery.raw == raw
     layout.recount(raw)
-    json.loads(layout.quarantine_record(raw, queue="q", reason="r", evidence={"pid": 1, "odd": object()}))
+    evidence = {"pid": 1, "odd": object()}
+    record = layout.quarantine_record(raw, queue="q", reason="r", evidence=evidence, attempt=3)
+    assert layout.open_record(record)[1] == raw
+    assert layout.quarantined("1", record).raw == delivery.raw
 
 
 @pytest.mark.parametrize("number", [2**63 - 1, 2**64 + 1, -(2**63) - 1, 10**40 + 1, 1.5, 1e300])
@@ -964,14 +963,14 @@ def test_a_due_time_that_is_no_time_is_refused(broker, due):
 @pytest.mark.parametrize(
     ("url", "server", "shown"),
     [
-        ("redis://", "redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
-        ("redis://Host:1/2", "redis://host:1/2", "redis://host:1/2"),
-        ("redis://u:p%40@h//3", "redis://h:6379/3", "redis://u:**@h:6379/3"),
-        ("redis://:p@[::1]:7/", "redis://[::1]:7/0", "redis://:**@[::1]:7/0"),
-        ("rediss://h/1?ssl_cert_reqs=CERT_NONE", "rediss://h:6379/1", "rediss://h:6379/1"),
-        ("redis+socket:///run/r.sock?virtual_host=4", "unix:/run/r.sock/4", "unix:///run/r.sock?db=4"),
-        ("unix://u:p@/run/r.sock", "unix:/run/r.sock/0", "unix://u:**@/run/r.sock?db=0"),
-        ("redis://h?socket_timeout=3&client_name=me", "redis://h:6379/0", "redis://h:6379/0"),
+        ("redis://", "redis://127.0.0.1:6379", "redis://127.0.0.1:6379/0"),
+        ("redis://Host:1/2", "redis://host:1", "redis://host:1/2"),
+        ("redis://u:p%40@h//3", "redis://h:6379", "redis://u:**@h:6379/3"),
+        ("redis://:p@[::1]:7/", "redis://[::1]:7", "redis://:**@[::1]:7/0"),
+        ("rediss://h/1?ssl_cert_reqs=CERT_NONE", "rediss://h:6379", "rediss://h:6379/1"),
+        ("redis+socket:///run/r.sock?virtual_host=4", "unix:/run/r.sock", "unix:///run/r.sock?db=4"),
+        ("unix://u:p@/run/r.sock", "unix:/run/r.sock", "unix://u:**@/run/r.sock?db=0"),
+        ("redis://h?socket_timeout=3&client_name=me", "redis://h:6379", "redis://h:6379/0"),
     ],
 )
 def test_addresses_are_understood_as_kombu_writes_them(url, server, shown):
@@ -1002,7 +1001,7 @@ def test_addresses_that_cannot_be_used_say_why(url, why):
 
 def test_tls_options_of_celery_are_understood():
     address = parse_address("redis://h", {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/ca.pem"})
-    assert address.server == "rediss://h:6379/0"
+    assert (address.server, address.database) == ("rediss://h:6379", 0)
     assert (address.options["ssl_cert_reqs"], address.options["ssl_check_hostname"]) == ("required", True)
     assert parse_address("rediss://h?ssl_cert_reqs=none").options["ssl_check_hostname"] is False
     assert parse_address("rediss://h?ssl_check_hostname=false").options["ssl_check_hostname"] is False

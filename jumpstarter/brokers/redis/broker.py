@@ -17,19 +17,34 @@ from typing import Any, Final
 
 import hiredis
 
-from jumpstarter._redis import STORE_LUA, Argument, Command, LinkDown, Links, Script, on_fork, parse_address
+from jumpstarter._redis import RESULTS_LUA, Argument, Command, LinkDown, Links, Script, on_fork, parse_address
 from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.brokers.redis import layout
 from jumpstarter.brokers.redis.layout import Keys
+from jumpstarter.brokers.redis.quarantine import Quarantine as Resting
 from jumpstarter.brokers.redis.waiter import Waiters, load
 from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError, PublishTimeout, QueueNotFound
-from jumpstarter.jobs import Ack, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
+from jumpstarter.jobs import (
+    Ack,
+    Acked,
+    Completed,
+    Delivery,
+    Envelope,
+    Park,
+    Quarantine,
+    Quarantined,
+    Requeue,
+    Return,
+    Settlement,
+)
 
 log = logging.getLogger(__name__)
 
 CLAIM: Final = load("claim")
-SETTLE: Final = Script(STORE_LUA + load("settle").source)
+SETTLE: Final = Script(RESULTS_LUA + load("settle").source)
+HOLD: Final = load("hold")
 RENEW: Final = load("renew")
+OVERDUE: Final = load("overdue")
 RELEASE: Final = load("release")
 MOVE: Final = load("move")
 REAP: Final = load("reap")
@@ -103,12 +118,14 @@ class RedisBroker(Broker):
         address = parse_address(url, ssl)
         self.server = address.server
         self.url = address.url
+        self._database = address.database
         self.exclusive = exclusive
         self._timeout = timeout
         self._visibility_timeout = visibility_timeout
         self._keys = Keys(key_prefix, priority_steps, sep)
         self._links = Links(address, timeout, unavailable=self._unavailable, refused=self._refused)
         self._waiters = Waiters(self._links, self._keys)
+        self._quarantine = Resting(self._links, self._keys)
         self._start_afresh()
         on_fork(self._after_fork)
 
@@ -287,26 +304,28 @@ class RedisBroker(Broker):
 
     # Settling
 
-    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool]:
+    def settle(self, settlements: Sequence[Settlement], *, incarnation: str) -> list[bool | Completed]:
         layout.check_incarnation(incarnation)
-        results: dict[int, bool] = {}
+        results: dict[int, bool | Completed] = {}
         errors: list[str] = []
         with self._settling:
             self._recall(incarnation)
             todo = []
             for place, settlement in enumerate(settlements):
-                if settlement.delivery.tag in self._done:
-                    self._done.discard(settlement.delivery.tag)
+                tag = settlement.delivery.tag
+                if tag in self._done:
+                    self._done.discard(tag)
                     results[place] = True
-                elif settlement.delivery.tag.rsplit(".", 2)[0] == incarnation:
+                elif tag.rsplit(".", 2)[0] == incarnation or type(settlement.action) is Acked:
                     todo.append((place, settlement))
                 else:
                     results[place] = False
             try:
                 for chunk in self._chunks(todo):
-                    letters, faults = self._settle(chunk, incarnation)
+                    letters, faults, completed = self._settle(chunk, incarnation)
                     errors += faults
-                    results |= {place: letter == "1" for (place, _, _), letter in zip(chunk, letters, strict=True)}
+                    for (place, _, _), letter in zip(chunk, letters, strict=True):
+                        results[place] = letter == "1" if letter != "C" else Completed(_bodies(next(completed)))
             except BaseException:
                 self._remember(settlements, results)
                 raise
@@ -315,15 +334,32 @@ class RedisBroker(Broker):
                 raise self._settle_error(errors)
         return [results[place] for place in range(len(settlements))]
 
-    def _remember(self, settlements: Sequence[Settlement], results: Mapping[int, bool]) -> None:
+    def _remember(self, settlements: Sequence[Settlement], results: Mapping[int, bool | Completed]) -> None:
         """The caller gets an error and will ask again: what was done must not look as if another worker had taken it."""
-        self._done |= {settlements[place].delivery.tag for place, done in results.items() if done}
+        self._done |= {settlements[place].delivery.tag for place, done in results.items() if done is True}
 
     def _settle_error(self, errors: Sequence[str]) -> Exception:
         key, _, message = errors[0].partition(" ")
+        if key == "SELECT":
+            return self._stay(message)
         if message.startswith("WRONGTYPE"):
             return QueueNotFound(key, "its key in Redis holds something of another type: delete or rename it")
         return self._links.error(message)
+
+    def _stay(self, message: str) -> Exception:
+        """The broker's user may not write to the other database where the results are: from now on they are somewhere else."""
+        server = f"{self._links.address.server}/{self._database}"
+        if self.server == server:
+            return self._links.error(f"SELECT {message}")
+        self.server = server
+        log.warning(
+            "The broker's user at %s may not SELECT database %s, where results are (%s). From now on they are stored apart from "
+            "the ack, not together with it. Allow the command, or keep both in one database.",
+            self.url,
+            *message.split(" ", 1),
+        )
+        # Nothing was done, and the next attempt will find the servers to be different.
+        return self._unavailable(f"its user may not SELECT database {message}")
 
     def _chunks(self, todo: Sequence[tuple[int, Settlement]]) -> Iterator[list[tuple[int, str, list[Argument]]]]:
         """What a call carries: (place, tag, arguments) of each settlement."""
@@ -354,7 +390,12 @@ class RedisBroker(Broker):
                     yield tag, _raw_of(entry)
 
     def _arguments(self, settlement: Settlement, raws: Mapping[str, bytes]) -> list[Argument]:
-        arguments: list[Argument] = [*self._action(settlement, raws), len(settlement.publish)]
+        arguments: list[Argument] = []
+        if settlement.part is not None:
+            arguments += ["J", *settlement.part]
+        if settlement.closes is not None:
+            arguments += ["C", *settlement.closes]
+        arguments += [*self._action(settlement, raws), len(settlement.publish)]
         for envelope in settlement.publish:
             arguments += self._to_send(envelope)
         arguments.append(len(settlement.writes))
@@ -368,6 +409,8 @@ class RedisBroker(Broker):
         match settlement.action:
             case Ack():
                 return ["A"]
+            case Acked():
+                return ["D"]
             case Return():
                 return ["R"]
             case Requeue():
@@ -375,29 +418,40 @@ class RedisBroker(Broker):
             case Park(due):
                 return ["P", _score(due), layout.new_name()]
             case Quarantine(reason, evidence):
-                return ["X", layout.quarantine_record(raw, queue=delivery.queue, reason=reason, evidence=evidence)]
+                record = layout.quarantine_record(
+                    raw, queue=delivery.queue, reason=reason, evidence=evidence, attempt=delivery.attempt
+                )
+                return ["X", record]
 
-    def _settle(self, chunk: Sequence[tuple[int, str, list[Argument]]], incarnation: str) -> tuple[str, list[str]]:
-        """One call, sent again once if its answer is lost: the server remembers the answer under the call's name."""
+    def _settle(
+        self, chunk: Sequence[tuple[int, str, list[Argument]]], incarnation: str
+    ) -> tuple[str, list[str], Iterator[list[bytes]]]:
+        """One call, sent again once if its answer is lost: the server remembers the answer under the call's name.
+
+        Answers the letters, the errors of those with an E, and the bodies of those with a C.
+        """
         keys = self._keys
-        named = [keys.unacked, keys.unacked_index, keys.claims(incarnation), keys.calls(incarnation), keys.parked, keys.quarantine]
+        named = [
+            *(keys.unacked, keys.unacked_index, keys.claims(incarnation), keys.calls(incarnation), keys.parked),
+            *(keys.quarantine, keys.quarantine_order, keys.leases, keys.holds(incarnation)),
+        ]
         name = layout.new_name()
         tags = [tag for _, tag, _ in chunk]
-        body: list[Argument] = [*tags]
+        body: list[Argument] = [self._database, incarnation, len(chunk), *tags]
         for _, _, arguments in chunk:
             body += arguments
         deadline = time.monotonic() + self._timeout
         self._doubts[incarnation] = (name, tags)
         try:
-            reply = self._links.run_script(SETTLE, named, [name, "", len(chunk), *body], deadline=deadline)[-1]
+            reply = self._links.run_script(SETTLE, named, [name, "", *body], deadline=deadline)[-1]
         except LinkDown:
             try:
-                reply = self._links.run_script(SETTLE, named, [name, "1", len(chunk), *body], deadline=deadline)[-1]
+                reply = self._links.run_script(SETTLE, named, [name, "1", *body], deadline=deadline)[-1]
             except LinkDown as error:
                 raise self._links.down(error) from error
         del self._doubts[incarnation]
-        letters, *faults = self._links.check(reply)
-        return letters.decode(), [fault.decode("utf-8", "replace") for fault in faults]
+        letters, faults, *completed = self._links.check(reply)
+        return letters.decode(), [fault.decode("utf-8", "replace") for fault in faults], iter(completed)
 
     def _recall(self, incarnation: str) -> None:
         """Learn what became of a settle whose answer was lost."""
@@ -416,8 +470,19 @@ class RedisBroker(Broker):
     def renew(self, incarnations: Iterable[str], lease: float) -> None:
         names = [layout.check_incarnation(name) for name in incarnations]
         for some in _by(MANY, names):
-            keys = [self._keys.leases, self._keys.unacked_index, *map(self._keys.claims, some)]
+            keys = [self._keys.leases, self._keys.unacked_index]
+            for name in some:
+                keys += [self._keys.claims(name), self._keys.calls(name), self._keys.holds(name)]
             self._links.script(RENEW, keys, [lease, *some])
+
+    def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:
+        layout.check_incarnation(incarnation)
+        for some in _by(MANY, tags):
+            self._links.script(HOLD, self._lease_keys(incarnation), [incarnation, lease, *some])
+
+    def _lease_keys(self, incarnation: str) -> list[str]:
+        keys = self._keys
+        return [keys.leases, keys.claims(incarnation), keys.calls(incarnation), keys.holds(incarnation)]
 
     def held(self, incarnation: str) -> list[Delivery]:
         claims = self._claims_of(incarnation)
@@ -440,29 +505,32 @@ class RedisBroker(Broker):
         if not kept:
             self._waiters.retire(incarnation)
         if counted:
-            returned = self._return_counted(incarnation, kept, only_expired=False)
+            tags = [tag for tag in self._claims_of(incarnation) if tag not in kept]
+            returned = self._return_counted(incarnation, tags, only_expired=False, ends=not kept)
         else:
-            keys = self._keys
-            named = [keys.unacked, keys.unacked_index, keys.claims(incarnation), keys.leases, keys.calls(incarnation)]
-            returned = self._links.script(RELEASE, named, [keys.prefix, layout.check_incarnation(incarnation), *kept])
+            arguments = [self._keys.prefix, layout.check_incarnation(incarnation), *kept]
+            returned = self._links.script(RELEASE, self._return_keys(incarnation), arguments)
         if not kept:
             self._claimants.pop(incarnation, None)
             self._doubts.pop(incarnation, None)
         return int(returned)
 
-    def _return_counted(self, incarnation: str, keep: set[str], *, only_expired: bool) -> int:
-        """Return claims with their counts grown: looked at here, moved only where the claim still holds. Two may do it at once."""
+    def _return_keys(self, incarnation: str) -> list[str]:
         keys = self._keys
-        named = [keys.unacked, keys.unacked_index, keys.claims(incarnation), keys.leases, keys.calls(incarnation)]
-        tags = sorted((tag for tag in self._claims_of(incarnation) if tag not in keep), key=layout.split_tag, reverse=True)
-        rounds = [*_by(SOME, tags)] or [[]]
+        named = [keys.unacked, keys.unacked_index, keys.claims(incarnation)]
+        return [*named, keys.leases, keys.calls(incarnation), keys.holds(incarnation)]
+
+    def _return_counted(self, incarnation: str, tags: Sequence[str], *, only_expired: bool, ends: bool) -> int:
+        """Return claims with their counts grown: looked at here, moved only where the claim still holds. Two may do it at once."""
+        rounds = [*_by(SOME, sorted(tags, key=layout.split_tag, reverse=True))] or [[]]
         returned = 0
         for number, some in enumerate(rounds, 1):
-            last = number == len(rounds) and not keep
+            is_last = ends and number == len(rounds)
             found = dict(self._entries(some))
             # A claim without its message (a genuine worker restored it) is only forgotten.
             moves = [part for tag in some for part in (tag, layout.recount(found.get(tag, b"")))]
-            moved = self._links.script(MOVE, named, [keys.prefix, incarnation, int(only_expired), int(last), *moves])
+            arguments = [self._keys.prefix, incarnation, int(only_expired), int(is_last), *moves]
+            moved = self._links.script(MOVE, self._return_keys(incarnation), arguments)
             if moved < 0:
                 break
             returned += moved
@@ -475,11 +543,14 @@ class RedisBroker(Broker):
         promoted, returned, next_due, expired, stale = self._links.script(
             REAP, [keys.parked, keys.leases, keys.waits, keys.unacked_index], [keys.prefix, self._visibility_timeout]
         )
-        for incarnation in expired:
-            returned += self._return_counted(incarnation.decode(), set(), only_expired=True)
+        for incarnation in map(bytes.decode, expired):
+            returned += self._return_counted(incarnation, self._overdue(incarnation), only_expired=True, ends=True)
         if stale:
             returned += self._restore_foreign([tag.decode() for tag in stale])
         return Reaped(returned=returned, promoted=promoted, next_due=float(next_due) if next_due else None)
+
+    def _overdue(self, incarnation: str) -> list[str]:
+        return [tag.decode() for tag in self._links.script(OVERDUE, self._lease_keys(incarnation), [incarnation])]
 
     def _restore_foreign(self, tags: Sequence[str]) -> int:
         """Give back what genuine workers left unacked, as they do it themselves: under their lock, without counting."""
@@ -513,9 +584,9 @@ class RedisBroker(Broker):
             else:
                 why = {"tag": tag, "exchange": exchange}
                 record = layout.quarantine_record(
-                    entry, queue="", reason="no queue is bound for this unacked message", evidence=why
+                    entry, queue="", reason="no queue is bound for this unacked message", evidence=why, attempt=1
                 )
-        keys = [self._keys.unacked, self._keys.unacked_index, self._keys.quarantine]
+        keys = [self._keys.unacked, self._keys.unacked_index, self._keys.quarantine, self._keys.quarantine_order]
         return int(self._links.script(RESTORE, keys, [tag, self._visibility_timeout, record, *moves]))
 
     def _routes(self, exchange: str, routing_key: str, tables: dict[str, list[bytes]]) -> list[str]:
@@ -524,6 +595,17 @@ class RedisBroker(Broker):
         if exchange not in tables:
             tables[exchange] = list(self._links.call("SMEMBERS", self._keys.binding(exchange)))
         return layout.bound_queues(tables[exchange], routing_key, self._keys.sep)
+
+    # Quarantine
+
+    def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:
+        return self._quarantine.page(limit, after)
+
+    def requeue_quarantined(self, ids: Sequence[str]) -> int:
+        return self._quarantine.requeue(ids)
+
+    def drop_quarantined(self, ids: Sequence[str]) -> int:
+        return self._quarantine.drop(ids)
 
     # Queues and the server
 
@@ -571,6 +653,11 @@ def _score(due: float) -> str:
     if due != due or due in (float("inf"), float("-inf")):
         raise ConfigurationError(f"a message is due at a time in seconds, not at {due!r}")
     return f"{due:.6f}"
+
+
+def _bodies(parts: Sequence[bytes]) -> list[bytes]:
+    # Line ends tell equal bodies apart; see count_part in _redis.lua.
+    return [body.rstrip(b"\n") for body in parts]
 
 
 def _raw_of(entry: bytes) -> bytes:

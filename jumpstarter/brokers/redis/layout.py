@@ -10,7 +10,6 @@ import binascii
 import json
 import os
 import re
-import time
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Final
 import orjson
 
 from jumpstarter.errors import ConfigurationError, QueueNotFound, Undecodable
-from jumpstarter.jobs import Delivery, Envelope
+from jumpstarter.jobs import Delivery, Envelope, Quarantined
 
 #: How often a message was delivered without being settled. The only thing that we add to Kombu's bytes.
 DELIVERIES: Final = "x-jumpstarter-deliveries"
@@ -69,6 +68,7 @@ class Keys:
         self.leases = f"{prefix}jumpstarter.leases"
         self.parked = f"{prefix}jumpstarter.parked"
         self.quarantine = f"{prefix}jumpstarter.quarantine"
+        self.quarantine_order = f"{prefix}jumpstarter.quarantine.order"
         self.waits = f"{prefix}jumpstarter.waits"
         self._queues: dict[str, QueueKeys] = {}
 
@@ -77,6 +77,9 @@ class Keys:
 
     def calls(self, incarnation: str) -> str:
         return f"{self.prefix}jumpstarter.calls.{incarnation}"
+
+    def holds(self, incarnation: str) -> str:
+        return f"{self.prefix}jumpstarter.holds.{incarnation}"
 
     def waits_of(self, incarnation: str) -> str:
         return f"{self.prefix}jumpstarter.waits.{incarnation}"
@@ -340,15 +343,53 @@ def _mark(message: dict[str, Any], *, count_it: bool) -> bytes:
     return dumps(message)
 
 
-def quarantine_record(raw: bytes, *, queue: str, reason: str, evidence: Mapping[str, Any]) -> bytes:
-    """What rests in ``jumpstarter.quarantine``: JSON with the message as text, or as base64 where it is none."""
-    record: dict[str, Any] = {"queue": queue, "reason": reason, "evidence": dict(evidence), "time": time.time()}
+def afresh(raw: bytes) -> bytes:
+    """The message as if it had never been delivered."""
+    message = loads(raw)
+    headers, properties = message["headers"], message["properties"]
+    headers.pop(DELIVERIES, None)
+    headers.pop("redelivered", None)
+    if isinstance(properties.get("delivery_info"), dict):
+        properties["delivery_info"].pop("redelivered", None)
+    return dumps(message)
+
+
+# Messages that rest
+
+
+def quarantine_record(raw: bytes, *, queue: str, reason: str, evidence: Mapping[str, Any], attempt: int) -> bytes:
+    """What lies in ``jumpstarter.quarantine``: JSON with the message as text, or as base64 where it is none."""
+    record: dict[str, Any] = {"queue": queue, "reason": reason, "evidence": dict(evidence), "attempt": attempt}
     try:
         record["raw"] = raw.decode("utf-8")
     except UnicodeDecodeError:
         record["raw_base64"] = binascii.b2a_base64(raw, newline=False).decode("ascii")
     # Evidence is for people: what JSON does not know is shown as its repr.
     return json.dumps(record, default=repr).encode("utf-8")
+
+
+def open_record(record: bytes) -> tuple[dict[str, Any], bytes]:
+    """A record of the quarantine, and the message in it as it was stored."""
+    facts = json.loads(record)
+    if "raw_base64" in facts:
+        return facts, binascii.a2b_base64(facts["raw_base64"])
+    return facts, facts["raw"].encode("utf-8")
+
+
+def quarantined(name: str, record: bytes) -> Quarantined:
+    """A record of the quarantine. Its name is the server's time in microseconds."""
+    facts, raw = open_record(record)
+    envelope = decode(raw, tag=name, queue=facts["queue"], epoch=0).envelope
+    return Quarantined(
+        id=name,
+        queue=facts["queue"],
+        reason=facts["reason"],
+        evidence=facts["evidence"],
+        at=int(name) / 1e6,
+        attempt=facts["attempt"],
+        envelope=envelope,
+        raw=raw if envelope is None else b"",
+    )
 
 
 def open_unacked(value: bytes) -> tuple[Any, str, str]:

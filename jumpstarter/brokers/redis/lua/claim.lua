@@ -15,7 +15,7 @@ local lists = queues * per_queue
 local now = server_time()
 
 -- A call that was overtaken by a later one has nobody who reads its answer: whatever it took would be renewed for ever.
-local last = redis.call('HGET', calls, 'claim')
+local last, shortest = unpack(redis.call('HMGET', calls, 'claim', 'shortest'))
 if last and tonumber(last) >= number then return {0, {}} end
 -- The first write: out of memory, read-only and lost disks are told here, before anything was popped.
 redis.call('HSET', calls, 'claim', ARGV[4])
@@ -30,7 +30,7 @@ if ARGV[5] ~= '' then
     for _, tag in ipairs(newest_first(unknown)) do give_back(unacked, index, claims, tag) end
 end
 
-redis.call('ZADD', leases, as_score(now + tonumber(ARGV[3])), incarnation)
+renew_lease(leases, calls, incarnation, now, tonumber(ARGV[3]), shortest)
 promote(parked, now, 100)
 
 local taken, count, bytes, bad = {}, 0, 0, {}

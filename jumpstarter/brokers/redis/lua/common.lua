@@ -32,6 +32,13 @@ local function in_chunks(command, key, arguments, ...)
     return true
 end
 
+-- What HGETALL answers, as a table.
+local function pairs_of(flat)
+    local table = {}
+    for n = 1, #flat, 2 do table[flat[n]] = flat[n + 1] end
+    return table
+end
+
 -- A tag is "<incarnation>.<epoch>.<number>".
 local function parts_of(tag)
     local incarnation, epoch, number = string.match(tag, '^(.*)%.(%d+)%.(%d+)$')
@@ -112,4 +119,64 @@ local function promote(parked, now, limit)
         end
     end
     return moved
+end
+
+-- Leases. The score of an incarnation in jumpstarter.leases is the first moment at which something of it may be returned. For most that
+-- is the end of one lease. Where claims have leases of their own, jumpstarter.holds.<incarnation> keeps them {tag: seconds}, and
+-- jumpstarter.calls.<incarnation> keeps, in seconds from the last renewal: 'lease' of the other claims, 'shortest' of the holds, and
+-- 'scored', what the score adds to the last renewal. Seconds only, so there is one date: the score.
+
+local function seconds(number)
+    return string.format('%.6f', number)
+end
+
+-- When the incarnation was renewed last, and the lease of its claims that have none of their own; nil where no claim has.
+local function last_renewal(leases, calls, incarnation)
+    local score, lease = redis.call('ZSCORE', leases, incarnation), redis.call('HMGET', calls, 'scored', 'lease')
+    if not (score and lease[1]) then return nil end
+    return tonumber(score) - tonumber(lease[1]), tonumber(lease[2])
+end
+
+local function note_lease(leases, calls, incarnation, renewed, lease, shortest)
+    local scored = math.min(lease, shortest)
+    redis.call('HSET', calls, 'lease', seconds(lease), 'shortest', seconds(shortest), 'scored', seconds(scored))
+    redis.call('ZADD', leases, as_score(renewed + scored), incarnation)
+end
+
+-- The incarnation lives. `shortest` of its holds, or nil where there are none.
+local function renew_lease(leases, calls, incarnation, now, lease, shortest)
+    if shortest then
+        note_lease(leases, calls, incarnation, now, lease, tonumber(shortest))
+    else
+        redis.call('ZADD', leases, as_score(now + lease), incarnation)
+    end
+end
+
+-- Claims are over. With the last hold the notes go, and the lease of the other claims counts again.
+local function end_holds(leases, calls, holds, incarnation, tags)
+    if redis.call('EXISTS', holds) == 0 then return end
+    in_chunks('HDEL', holds, tags)
+    if redis.call('EXISTS', holds) == 1 then return end
+    local renewed, lease = last_renewal(leases, calls, incarnation)
+    if renewed then redis.call('ZADD', leases, as_score(renewed + lease), incarnation) end
+    redis.call('HDEL', calls, 'lease', 'shortest', 'scored')
+end
+
+-- Quarantine: a hash {id: record} and a sorted set of the ids by age. An id is the server's time in microseconds, or the next free number
+-- after it, so that whoever turns pages goes on behind an id that is not there any more.
+
+local last_resting = 0
+local function rest(quarantine, order, record)
+    local now = redis.call('TIME')
+    last_resting = math.max(tonumber(now[1]) * 1000000 + tonumber(now[2]), last_resting + 1)
+    while true do
+        local is_new = redis.pcall('HSETNX', quarantine, string.format('%.0f', last_resting), record)
+        if failed(is_new) then return is_new end
+        if is_new == 1 then break end
+        last_resting = last_resting + 1
+    end
+    local id = string.format('%.0f', last_resting)
+    local reply = redis.pcall('ZADD', order, id, id)
+    if failed(reply) then redis.call('HDEL', quarantine, id) end
+    return reply
 end

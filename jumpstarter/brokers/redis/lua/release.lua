@@ -1,6 +1,7 @@
 -- Return an incarnation's claims as they are to the consuming ends of their lists.
 --
 -- KEYS 1 unacked   2 unacked_index   3 jumpstarter.claims.<incarnation>   4 jumpstarter.leases   5 jumpstarter.calls.<incarnation>
+--      6 jumpstarter.holds.<incarnation>
 -- ARGV 1 key prefix   2 incarnation   3… tags to keep
 --
 -- Answers how many messages went back.
@@ -18,6 +19,8 @@ for _, tag in ipairs(newest_first(tags)) do
 end
 if #ARGV == 2 then
     redis.call('ZREM', KEYS[4], ARGV[2])
-    redis.call('DEL', KEYS[5])
+    redis.call('DEL', KEYS[5], KEYS[6])
+else
+    end_holds(KEYS[4], KEYS[5], KEYS[6], ARGV[2], tags)
 end
 return returned
