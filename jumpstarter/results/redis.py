@@ -126,15 +126,15 @@ class RedisResults(Results):
     # Documents
 
     def writes(self, documents: Sequence[Document]) -> Sequence[tuple[str, bytes, Argument, str]]:
-        return [self._write(document) for document in documents]
-
-    def _write(self, document: Document) -> tuple[str, bytes, Argument, str]:
-        """``(key, body, milliseconds to live or '', key that marks it as final or '')``, as ``store`` in Lua takes it."""
-        key = self._prefix + document.key
-        ttl: Argument = "" if document.ttl is None else max(1, round(document.ttl * 1000))
-        # Successes are told by their bytes, so the mark is for what only we call final.
-        marked = document.final and not document.body[:32].replace(b" ", b"").startswith(_SUCCESS)
-        return key, document.body, ttl, f"{key}.final" if marked else ""
+        """``(key, body, milliseconds to live or '', key that marks it as final or '')`` of each, as ``store`` in Lua takes it."""
+        writes: list[tuple[str, bytes, Argument, str]] = []
+        for document in documents:
+            key, body = self._prefix + document.key, document.body
+            ttl: Argument = "" if document.ttl is None else max(1, round(document.ttl * 1000))
+            # Successes are told by their bytes, so the mark is for what only we call final.
+            marked = document.final and not body[:32].replace(b" ", b"").startswith(_SUCCESS)
+            writes.append((key, body, ttl, f"{key}.final" if marked else ""))
+        return writes
 
     def put(self, documents: Sequence[Document]) -> None:
         for some in _by_size(self.writes(documents)):
