@@ -125,7 +125,9 @@ class Context:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.update(*args, **kwargs)
         if self.headers is None:
-            self.headers = _custom_headers(dict(*args, **kwargs))
+            fields = self.__dict__
+            custom = fields.keys() - _OWN_HEADERS
+            self.headers = {name: value for name, value in fields.items() if name in custom} if custom else None
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set attributes, as ``dict.update`` sets items."""
@@ -187,11 +189,6 @@ class Context:
 
 #: Headers that are Celery's own; the rest are the caller's.
 _OWN_HEADERS = frozenset(vars(Context)) | {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
-
-
-def _custom_headers(fields: dict[str, Any]) -> dict[str, Any] | None:
-    custom = {name: value for name, value in fields.items() if name not in _OWN_HEADERS}
-    return custom or None
 
 
 @celery_named
