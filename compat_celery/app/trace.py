@@ -59,6 +59,9 @@ __all__ = (
 
 logger = logging.getLogger("celery.app.trace")
 
+#: The stack of current tasks.
+TASKS = _state._task_stack.items
+
 IGNORED = states.IGNORED
 REJECTED = states.REJECTED
 RETRY = states.RETRY
@@ -128,7 +131,7 @@ def coroutine_tracer(task: Any, *, app: Any, hostname: str | None) -> Tracer:
 
 
 class _Run:
-    """One execution on its way: its request is the current one from here on, until :meth:`Tracer._finish`."""
+    """One execution on its way. From here on its task and its request are the current ones, until the tokens are given back."""
 
     __slots__ = (
         "args",
@@ -164,9 +167,8 @@ class _Run:
         self.started = tracer.monotonic()
         # An eager task inside a worker's job is no part of that job: what it does, it does at once.
         self.job_token = current.set(None) if tracer.is_eager else None
-        tasks, requests = _state._task_stack.items, tracer.task.request_stack.items
-        self.task_token = tasks.set((*tasks.get(), tracer.task))
-        self.request_token = requests.set((*requests.get(), self.request))
+        self.task_token = TASKS.set((*TASKS.get(), tracer.task))
+        self.request_token = tracer.requests.set((*tracer.requests.get(), self.request))
 
 
 class Tracer:
@@ -195,6 +197,7 @@ class Tracer:
         self.hostname = hostname
         self.is_eager = eager
         self.monotonic = monotonic
+        self.requests = task.request_stack.items
         self._fun = task if task_has_custom(task, "__call__") else task.run
         self._loader = loader or self.app.loader
         self._info = info
@@ -218,7 +221,7 @@ class Tracer:
             or _own(backend, "process_cleanup", Backend)
             or _own(self._loader, "on_process_cleanup", BaseLoader)
         )
-        self._cleans_up = not eager and bool(ends)
+        self._cleans_up = eager or bool(ends)
 
     def __call__(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run it in this thread."""
@@ -235,7 +238,10 @@ class Tracer:
                 failure = error
             return self._conclude(run, value, failure)
         finally:
-            self._finish(run)
+            self.requests.reset(run.request_token)
+            TASKS.reset(run.task_token)
+            if self._cleans_up:
+                self._clean_up(run)
 
     async def acall(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run a coroutine task on this loop."""
@@ -250,7 +256,10 @@ class Tracer:
                 failure = error
             return self._conclude(run, value, failure)
         finally:
-            self._finish(run)
+            self.requests.reset(run.request_token)
+            TASKS.reset(run.task_token)
+            if self._cleans_up:
+                self._clean_up(run)
 
     # The steps, in order.
 
@@ -454,17 +463,15 @@ class Tracer:
                 state=run.state,
             )
 
-    def _finish(self, run: _Run) -> None:
-        self.task.request_stack.items.reset(run.request_token)
-        _state._task_stack.items.reset(run.task_token)
+    def _clean_up(self, run: _Run) -> None:
         if run.job_token is not None:
             current.reset(run.job_token)
-        if self._cleans_up:
-            try:
-                run.backend.process_cleanup()
-                self._loader.on_process_cleanup()
-            except Exception:
-                logger.exception("Process cleanup failed")
+            return
+        try:
+            run.backend.process_cleanup()
+            self._loader.on_process_cleanup()
+        except Exception:
+            logger.exception("Process cleanup failed")
 
     # Logging.
 

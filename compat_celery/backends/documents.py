@@ -103,8 +103,11 @@ class DocumentFormat:
         children: list[Any] | None = [] if getattr(request, "_children", _UNKNOWN) is None else children_of(request)
         meta = result_meta(result, state, traceback, request, done=done, children=children, extended=self.extended)
         meta["task_id"] = task_id
+        body = protocol.encode(meta, self.serializer).body
+        if self.compression:
+            body = compress_payload(body, self.compression)
         ttl = self.failure_ttl if state == states.FAILURE else self.ttl
-        return Document(self.task_prefix + task_id, self.encode(meta), ttl, state == states.SUCCESS)
+        return Document(self.task_prefix + task_id, body, ttl, state == states.SUCCESS)
 
 
 _UNKNOWN: Any = object()
