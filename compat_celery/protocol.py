@@ -279,8 +279,12 @@ def encode(data: Any, serializer: str | None = "json", compression: str | None =
     """
     content_type: str = JSON
     content_encoding: str = "utf-8"
-    if serializer == "json" and _json_is_kombus():
-        body = _encode_json(data)
+    codec = serialization.registry._encoders.get("json") if serializer == "json" else None
+    if codec is not None and codec[2] is _KOMBU_JSON_DUMPS:
+        try:
+            body = _json_encoder.encode(data).encode()
+        except Exception as error:
+            raise EncodeError(error) from error
     else:
         content_type, content_encoding, raw = serialization.dumps(data, serializer=serializer)
         body = raw.encode(content_encoding) if isinstance(raw, str) else bytes(raw)
@@ -308,29 +312,19 @@ def decode(
         _refuse(content_type)
     if compression:
         body = _decompress(body, compression)
-    if content_type == JSON and (content_encoding is None or content_encoding in UTF8) and _json_is_kombus():
+    codecs = serialization.registry
+    is_kombus = codecs._decoders.get(JSON) is _KOMBU_JSON_LOADS and JSON not in codecs._disabled_content_types
+    if is_kombus and content_type == JSON and content_encoding in UTF8:
         return _decode_json(body)
     return serialization.loads(body, content_type, content_encoding, accept=accept)
 
 
-UTF8 = frozenset({"utf-8", "UTF-8", "utf8"})
+UTF8 = frozenset({"utf-8", "UTF-8", "utf8", None})
 
-
-def _json_is_kombus() -> bool:
-    # People replace kombu's "json" by their own codec (kombu.serialization.register); the fast path must not bypass theirs.
-    codec = serialization.registry._encoders.get("json")
-    return codec is not None and codec[2] is _KOMBU_JSON_DUMPS and JSON not in serialization.registry._disabled_content_types
-
-
+# People replace kombu's "json" by their own codec (kombu.serialization.register), at any time; the fast ways here must not bypass
+# theirs.
 _KOMBU_JSON_DUMPS = kombu_json.dumps
-
-
-def _encode_json(data: Any) -> bytes:
-    try:
-        text: str = _json_encoder.encode(data)
-        return text.encode()
-    except Exception as error:
-        raise EncodeError(error) from error
+_KOMBU_JSON_LOADS = kombu_json.loads
 
 
 def _decode_json(body: bytes) -> Any:
@@ -374,7 +368,8 @@ def read_headers(envelope: Envelope, *, accept: Container[str] | None = None, na
     headers: dict[str, Any] = dict(envelope.headers)
     payload = None
     if not headers.get("task") or not headers.get("id"):
-        payload = _payload(envelope, accept)
+        compression = envelope.headers.get("compression")
+        payload = decode(envelope.body, envelope.content_type, envelope.content_encoding, compression=compression, accept=accept)
         headers = _headers_from_body(headers, payload)
     task = headers["task"]
     task_id = headers["id"]
@@ -382,8 +377,10 @@ def read_headers(envelope: Envelope, *, accept: Container[str] | None = None, na
         raise Undecodable(f"the headers 'task' and 'id' must be strings, not {task!r} and {task_id!r}")
     eta = headers.get("eta")
     expires = headers.get("expires")
-    hard, soft = _limits(headers.get("timelimit"))
-    _check_retries(headers)
+    timelimit = headers.get("timelimit")
+    hard, soft = _NO_LIMITS if timelimit == [None, None] else _limits(timelimit)
+    if type(headers.get("retries")) is not int:
+        _check_retries(headers)
     return Head(
         task,
         task_id,
@@ -403,7 +400,10 @@ def read_body(envelope: Envelope, head: Head, *, accept: Container[str] | None =
     :raises DecodeError: the bytes are not what the content type says.
     :raises Undecodable: the decoded body is no task's body.
     """
-    payload = head.payload if head.payload is not None else _payload(envelope, accept)
+    payload = head.payload
+    if payload is None:
+        compression = envelope.headers.get("compression")
+        payload = decode(envelope.body, envelope.content_type, envelope.content_encoding, compression=compression, accept=accept)
     if isinstance(payload, Mapping):
         return _call_from_mapping(head, payload)
     try:
@@ -413,7 +413,8 @@ def read_body(envelope: Envelope, head: Head, *, accept: Container[str] | None =
     embed = embed or {}
     if not isinstance(embed, Mapping):
         raise Undecodable(f"the third part of the body must be a mapping, not {_shown(embed)}")
-    _check_arguments(args, kwargs)
+    if type(args) is not list or type(kwargs) is not dict:
+        _check_arguments(args, kwargs)
     return Call(
         head.task,
         head.id,
@@ -424,16 +425,6 @@ def read_body(envelope: Envelope, head: Head, *, accept: Container[str] | None =
         embed.get("chain"),
         embed.get("chord"),
         head.headers,
-    )
-
-
-def _payload(envelope: Envelope, accept: Container[str] | None) -> Any:
-    return decode(
-        envelope.body,
-        envelope.content_type,
-        envelope.content_encoding,
-        compression=envelope.headers.get("compression"),
-        accept=accept,
     )
 
 
@@ -495,9 +486,12 @@ def _check_retries(headers: dict[str, Any]) -> None:
         raise Undecodable(f"the header 'retries' must be a whole number, not {_shown(retries)}")
 
 
+_NO_LIMITS = (None, None)
+
+
 def _limits(timelimit: Any) -> tuple[float | None, float | None]:
     if not timelimit:
-        return None, None
+        return _NO_LIMITS
     try:
         hard, soft = timelimit
     except (TypeError, ValueError):

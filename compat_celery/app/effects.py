@@ -1,9 +1,9 @@
 """What a job wants done when it is settled: messages to send and results to store, together with the ack or not at all.
 
-While a worker runs a job, its :class:`Effects` is the context's ``current`` one. The tracer adds to it, and so do
-``Task.retry`` and ``Task.replace`` (through :func:`deferred`), so that a crash before the ack neither loses nor doubles the
-follow-up. What user code publishes itself, with ``delay`` in the middle of a task, is sent at once, as in Celery. Comes from:
-app.trace. Goes to: worker.application.
+While a worker runs a job, the :class:`~jumpstarter.jobs.Outcome` that it will have is the context's ``current`` one. The tracer
+adds to it, and so do ``Task.retry`` and ``Task.replace`` (through :func:`deferred`), so that a crash before the ack neither loses
+nor doubles the follow-up. What user code publishes itself, with ``delay`` in the middle of a task, is sent at once, as in Celery.
+Comes from: app.trace. Goes to: worker.application.
 """
 
 from __future__ import annotations
@@ -13,34 +13,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from compat_celery.app.publisher import capture
-from jumpstarter.jobs import ACK, Action, Document, Envelope, Part
+from jumpstarter.jobs import Outcome
 
-
-class Effects:
-    """Collected while a job runs."""
-
-    __slots__ = ("action", "documents", "error", "part", "publish", "status")
-
-    def __init__(self) -> None:
-        self.action: Action = ACK
-        self.status = "PENDING"
-        self.publish: list[Envelope] = []
-        self.documents: list[Document] = []
-        self.part: Part | None = None
-        self.error: BaseException | None = None
-
-
-current: ContextVar[Effects | None] = ContextVar("effects", default=None)
+current: ContextVar[Outcome | None] = ContextVar("the running job's outcome", default=None)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
     """Within a worker's job: messages published in the block are sent when the job is settled. Elsewhere: at once."""
-    effects = current.get()
-    if effects is None:
+    outcome = current.get()
+    if outcome is None:
         yield
         return
     with capture() as envelopes:
         yield
     # Only now: a block that raised has published nothing.
-    effects.publish.extend(envelopes)
+    outcome.publish = [*outcome.publish, *envelopes]

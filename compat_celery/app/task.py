@@ -68,6 +68,8 @@ X_DEATH_HEADERS = frozenset(
 TaskType = type
 
 _UNSET: Any = object()
+#: ``timelimit`` of a message that has none.
+_NO_LIMITS = [None, None]
 
 
 def get_actual_ignore_result(task: Any, req: Any) -> Any:
@@ -123,18 +125,24 @@ class Context:
     stamps: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.update(*args, **kwargs)
+        fields = self.__dict__
+        fields.update(*args, **kwargs)
+        if fields.get("timelimit", _NO_LIMITS) != _NO_LIMITS:
+            self._tell_limits()
         if self.headers is None:
-            self.headers = _custom_headers(dict(*args, **kwargs))
+            custom = fields.keys() - _OWN_HEADERS
+            self.headers = {name: value for name, value in fields.items() if name in custom} if custom else None
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set attributes, as ``dict.update`` sets items."""
         attributes = self.__dict__
         before = attributes.get("timelimit", _UNSET)
         attributes.update(*args, **kwargs)
-        limits = attributes.get("timelimit", _UNSET)
-        if limits is before:
-            return
+        if attributes.get("timelimit", _UNSET) is not before:
+            self._tell_limits()
+
+    def _tell_limits(self) -> None:
+        limits = self.timelimit
         is_pair = isinstance(limits, list | tuple) and len(limits) >= 2
         self.time_limit, self.soft_time_limit = (limits[0], limits[1]) if is_pair else (None, None)
 
@@ -187,11 +195,6 @@ class Context:
 
 #: Headers that are Celery's own; the rest are the caller's.
 _OWN_HEADERS = frozenset(vars(Context)) | {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
-
-
-def _custom_headers(fields: dict[str, Any]) -> dict[str, Any] | None:
-    custom = {name: value for name, value in fields.items() if name not in _OWN_HEADERS}
-    return custom or None
 
 
 @celery_named

@@ -15,6 +15,7 @@ task gets its tracer.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,8 +28,17 @@ from compat_celery import _state, signals, states
 from compat_celery.app.effects import current, deferred
 from compat_celery.app.task import Context
 from compat_celery.app.task import Task as BaseTask
-from compat_celery.backends.documents import chain_failures, chord_part, failure_part, stores_documents, task_document
+from compat_celery.backends.base import Backend
+from compat_celery.backends.documents import (
+    DocumentFormat,
+    chain_failures,
+    chord_part,
+    failure_part,
+    stores_documents,
+    task_document,
+)
 from compat_celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
+from compat_celery.loaders.base import BaseLoader
 from compat_celery.utils.objects import mro_lookup
 from compat_celery.utils.saferepr import saferepr
 
@@ -48,6 +58,9 @@ __all__ = (
 )
 
 logger = logging.getLogger("celery.app.trace")
+
+#: The stack of current tasks.
+TASKS = _state._task_stack.items
 
 IGNORED = states.IGNORED
 REJECTED = states.REJECTED
@@ -85,6 +98,12 @@ def task_has_custom(task: Any, attr: str) -> bool:
     )
 
 
+def _own(thing: Any, name: str, base: type) -> Any:
+    """The thing's hook if it does anything; None when it is the empty one of the base class."""
+    hook = getattr(thing, name)
+    return None if getattr(hook, "__func__", None) is getattr(base, name) else hook
+
+
 def build_tracer(
     name: str,
     task: Any,
@@ -112,27 +131,52 @@ def coroutine_tracer(task: Any, *, app: Any, hostname: str | None) -> Tracer:
 
 
 class _Run:
-    """One execution on its way."""
+    """One execution on its way. From here on its task and its request are the current ones, until the tokens are given back."""
 
-    __slots__ = ("args", "backend", "info", "kwargs", "request", "retstr", "retval", "runtime", "started", "state", "token", "uuid")
+    __slots__ = (
+        "args",
+        "backend",
+        "info",
+        "job_token",
+        "kwargs",
+        "request",
+        "request_token",
+        "retstr",
+        "retval",
+        "runtime",
+        "started",
+        "state",
+        "task_token",
+        "uuid",
+    )
 
-    def __init__(self, uuid: str, args: Any, kwargs: Any, request: Context, started: float) -> None:
+    def __init__(self, tracer: Tracer, uuid: str, args: Any, kwargs: Any, request: Any) -> None:
+        if not isinstance(kwargs, dict):
+            raise InvalidTaskError("Task keyword arguments is not a mapping")
         self.uuid = uuid
-        self.backend: Any = None
         self.args = args
         self.kwargs = kwargs
-        self.request = request
-        self.started = started
+        self.request = Context(request or {}, args=args, called_directly=False, kwargs=kwargs)
+        # A backend of somebody else may belong to a thread.
+        self.backend = tracer.task.backend if tracer.backend is None else tracer.backend
         self.state = SUCCESS
         self.retval: Any = None
         self.info: TraceInfo | None = None
         self.retstr: str | None = None
         self.runtime = 0.0
-        self.token: Any = None
+        self.started = tracer.monotonic()
+        # An eager task inside a worker's job is no part of that job: what it does, it does at once.
+        self.job_token = current.set(None) if tracer.is_eager else None
+        self.task_token = TASKS.set((*TASKS.get(), tracer.task))
+        self.request_token = tracer.requests.set((*tracer.requests.get(), self.request))
 
 
 class Tracer:
-    """Runs one task. Made once per task and process by :func:`build_tracer`."""
+    """Runs one task. Made once per task and process by :func:`build_tracer`.
+
+    What the task and the app leave as it is (hooks, results of foreign backends, clean-ups) is found out here, once, and not
+    called for each run.
+    """
 
     def __init__(
         self,
@@ -151,25 +195,42 @@ class Tracer:
         self.task = task
         self.app = app or task.app
         self.hostname = hostname
+        self.is_eager = eager
+        self.monotonic = monotonic
+        self.requests = task.request_stack.items
         self._fun = task if task_has_custom(task, "__call__") else task.run
         self._loader = loader or self.app.loader
         self._info = info
-        self._eager = eager
         self._propagate = propagate
         self._store_errors = store_errors
-        self._monotonic = monotonic
         self._publishes = not eager or getattr(task, "store_eager_result", False)
-        self._tracks_start = not eager and (task.track_started and not task.ignore_result)
         #: Whether the task is a coroutine function.
         self.is_coroutine = bool(getattr(task, "is_coroutine", False))
+        backend = task.backend
+        self._documents: DocumentFormat | None = backend.document_format if stores_documents(backend) else None
+        #: Where results go, or None when each run has to ask for it.
+        self.backend = backend if self._documents is not None else None
+        self._tracks_start = not eager and (task.track_started and not task.ignore_result)
+        self._on_success = _own(task, "on_success", BaseTask)
+        self._after_return = _own(task, "after_return", BaseTask)
+        self._before_start = _own(task, "before_start", BaseTask)
+        self._on_task_init = _own(self._loader, "on_task_init", BaseLoader)
+        self._prepares = bool(self._before_start or self._on_task_init or self._tracks_start)
+        ends = (
+            self.backend is None
+            or _own(backend, "process_cleanup", Backend)
+            or _own(self._loader, "on_process_cleanup", BaseLoader)
+        )
+        self._cleans_up = eager or bool(ends)
 
     def __call__(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run it in this thread."""
-        run = self._begin(uuid, args, kwargs, request)
+        run = _Run(self, uuid, args, kwargs, request)
         value, failure = None, None
         try:
             try:
-                self._prerun(run)
+                if self._prepares or signals.task_prerun.receivers:
+                    self._prerun(run)
                 value = self._fun(*args, **kwargs)
                 if self.is_coroutine:
                     value = anyio.run(_awaited, value)
@@ -177,90 +238,96 @@ class Tracer:
                 failure = error
             return self._conclude(run, value, failure)
         finally:
-            self._finish(run)
+            self.requests.reset(run.request_token)
+            TASKS.reset(run.task_token)
+            if self._cleans_up:
+                self._clean_up(run)
 
     async def acall(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run a coroutine task on this loop."""
-        run = self._begin(uuid, args, kwargs, request)
+        run = _Run(self, uuid, args, kwargs, request)
         value, failure = None, None
         try:
             try:
-                self._prerun(run)
+                if self._prepares or signals.task_prerun.receivers:
+                    self._prerun(run)
                 value = await self._fun(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - the user's error becomes the task's result
                 failure = error
             return self._conclude(run, value, failure)
         finally:
-            self._finish(run)
+            self.requests.reset(run.request_token)
+            TASKS.reset(run.task_token)
+            if self._cleans_up:
+                self._clean_up(run)
 
     # The steps, in order.
-
-    def _begin(self, uuid: str, args: Any, kwargs: Any, request: Any) -> _Run:
-        if not isinstance(kwargs, dict):
-            raise InvalidTaskError("Task keyword arguments is not a mapping")
-        context = Context(request or {}, args=args, called_directly=False, kwargs=kwargs)
-        run = _Run(uuid, args, kwargs, context, self._monotonic())
-        # An eager task inside a worker's job is no part of that job: what it does, it does at once.
-        run.token = current.set(None) if self._eager else None
-        run.backend = self.task.backend  # a chain of properties: asked once
-        _state.push_current_task(self.task)
-        self.task.push_request(context)
-        return run
 
     def _prerun(self, run: _Run) -> None:
         task = self.task
         if signals.task_prerun.receivers:
             signals.task_prerun.send(sender=task, task_id=run.uuid, task=task, args=run.args, kwargs=run.kwargs)
-        self._loader.on_task_init(run.uuid, task)
+        if self._on_task_init:
+            self._on_task_init(run.uuid, task)
         if self._tracks_start and not run.request.ignore_result:
-            import os  # noqa: PLC0415 - only for tasks that track their start
-
             meta = {"pid": os.getpid(), "hostname": self.hostname}
             run.backend.store_result(run.uuid, meta, states.STARTED, request=run.request)
-        task.before_start(run.uuid, run.args, run.kwargs)
+        if self._before_start:
+            self._before_start(run.uuid, run.args, run.kwargs)
 
     def _conclude(self, run: _Run, value: Any, failure: Exception | None) -> trace_ok_t:
         """Everything after the task's own code."""
         try:
             if failure is None:
-                try:
-                    self._succeed(run, value)
-                except Exception as error:  # noqa: BLE001 - what cannot be encoded or sent fails the task
-                    failure = error
-            if failure is None:
-                self._succeeded(run)
-            else:
+                failure = self._keep(run, value)
+            if failure is not None:
                 self._end(run, failure)
-            self._postrun(run)
+            elif self._on_success or signals.task_success.receivers or logger.isEnabledFor(logging.INFO):
+                self._tell_success(run)
+            if self._after_return or signals.task_postrun.receivers:
+                self._postrun(run)
         except Exception as error:
-            if self._eager:
+            if self.is_eager:
                 raise
             self._internal_error(run, error)
         return trace_ok_t(run.retval, run.info, run.runtime, run.retstr)
 
-    def _succeed(self, run: _Run, value: Any) -> None:
-        if run.request.callbacks or run.request.chain:
-            with deferred():
-                self._follow_up(run, value)
-        self._store_success(run, value)
-        run.runtime = self._monotonic() - run.started
-        self._decide(run, SUCCESS, value)
+    def _keep(self, run: _Run, value: Any) -> Exception | None:
+        """Send what follows a success and store it; or say why that cannot be done, which fails the task."""
+        request, outcome = run.request, current.get()
+        try:
+            if request.callbacks or request.chain:
+                with deferred():
+                    self._follow_up(run, value)
+            if outcome is None or self._documents is None:
+                run.backend.mark_as_done(run.uuid, value, request, self._publishes_result(request))
+            else:
+                if self._publishes_result(request):
+                    document = self._documents.document(run.uuid, value, SUCCESS, None, request)
+                    outcome.documents = (*outcome.documents, document)
+                if request.chord:
+                    outcome.part = chord_part(run.backend, request, SUCCESS, value)
+        except Exception as error:  # noqa: BLE001 - what cannot be encoded or sent fails the task
+            return error
+        run.runtime = self.monotonic() - run.started
+        run.retval = value
+        if outcome is not None:
+            outcome.status = SUCCESS
+        return None
 
     def _decide(self, run: _Run, state: str, retval: Any) -> None:
-        """What the task came to. What hooks raise from here on changes nothing about it."""
-        run.state, run.retval = state, retval
-        if state != SUCCESS:
-            run.info = self._info(state, retval)
-        effects = current.get()
-        if effects is not None:
-            effects.status = state
-            effects.error = retval if state == FAILURE else None
+        """What the task came to, if not to success. What hooks raise from here on changes nothing about it."""
+        run.state, run.retval, run.info = state, retval, self._info(state, retval)
+        outcome = current.get()
+        if outcome is not None:
+            outcome.status = state
+            outcome.error = retval if state == FAILURE else None
 
-    def _succeeded(self, run: _Run) -> None:
-        task = self.task
-        task.on_success(run.retval, run.uuid, run.args, run.kwargs)
+    def _tell_success(self, run: _Run) -> None:
+        if self._on_success:
+            self._on_success(run.retval, run.uuid, run.args, run.kwargs)
         if signals.task_success.receivers:
-            signals.task_success.send(sender=task, result=run.retval)
+            signals.task_success.send(sender=self.task, result=run.retval)
         if logger.isEnabledFor(logging.INFO):
             self._log_success(run)
 
@@ -300,21 +367,9 @@ class Tracer:
             return None
         return (request.delivery_info or {}).get("priority")
 
-    def _store_success(self, run: _Run, value: Any) -> None:
-        request = run.request
-        publishes = self._publishes and not self._ignores_result(request)
-        backend, effects = run.backend, current.get()
-        if effects is not None and stores_documents(backend):
-            if publishes:
-                effects.documents.append(task_document(backend, run.uuid, value, SUCCESS, None, request))
-            if request.chord:
-                effects.part = chord_part(backend, request, SUCCESS, value)
-        else:
-            backend.mark_as_done(run.uuid, value, request, publishes)
-
-    def _ignores_result(self, request: Context) -> bool:
-        ignore = getattr(request, "ignore_result", None)
-        return bool(self.task.ignore_result if ignore is None else ignore)
+    def _publishes_result(self, request: Context) -> bool:
+        ignore = request.ignore_result
+        return bool(self._publishes and not (self.task.ignore_result if ignore is None else ignore))
 
     def _end(self, run: _Run, error: Exception) -> None:
         """The task did not succeed; find out in which way."""
@@ -329,7 +384,7 @@ class Tracer:
                 if self._propagate:
                     raise error
                 self._fail(run, error)
-        run.runtime = self._monotonic() - run.started
+        run.runtime = self.monotonic() - run.started
 
     def _leave(self, run: _Run, state: str, error: Exception) -> None:
         self._decide(run, state, error)
@@ -346,7 +401,7 @@ class Tracer:
         trace = error.__traceback__
         try:
             info = ExceptionInfo((type(error), error, trace))
-            if not self._ignores_result(request) and self._publishes:
+            if self._publishes_result(request):
                 self._store(run, error.exc, RETRY, info.traceback)
             task.on_retry(error.exc, run.uuid, run.args, run.kwargs, info)
             signals.task_retry.send(sender=task, request=request, reason=error, einfo=info)
@@ -369,7 +424,7 @@ class Tracer:
                 traceback=info.traceback,
                 store=self._store_errors
                 and self._publishes
-                and (not self._ignores_result(run.request) or task.store_errors_even_if_ignored),
+                and (self._publishes_result(run.request) or task.store_errors_even_if_ignored),
             )
             task.on_failure(error, run.uuid, run.args, run.kwargs, info)
             signals.task_failure.send(
@@ -386,16 +441,17 @@ class Tracer:
             del trace
 
     def _store(self, run: _Run, result: Any, state: str, traceback: str | None) -> None:
-        backend, effects = run.backend, current.get()
-        if effects is not None and stores_documents(backend):
-            effects.documents.append(task_document(backend, run.uuid, result, state, traceback, run.request))
+        outcome = current.get()
+        if outcome is not None and self._documents is not None:
+            document = self._documents.document(run.uuid, result, state, traceback, run.request)
+            outcome.documents = (*outcome.documents, document)
         else:
-            backend.store_result(run.uuid, result, state, traceback=traceback, request=run.request)
+            run.backend.store_result(run.uuid, result, state, traceback=traceback, request=run.request)
 
     def _postrun(self, run: _Run) -> None:
         task = self.task
-        if run.state not in IGNORE_STATES:
-            task.after_return(run.state, run.retval, run.uuid, run.args, run.kwargs, None)
+        if self._after_return and run.state not in IGNORE_STATES:
+            self._after_return(run.state, run.retval, run.uuid, run.args, run.kwargs, None)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(
                 sender=task,
@@ -407,18 +463,15 @@ class Tracer:
                 state=run.state,
             )
 
-    def _finish(self, run: _Run) -> None:
-        task = self.task
-        task.pop_request()
-        _state.pop_current_task()
-        if run.token is not None:
-            current.reset(run.token)
-        if not self._eager:
-            try:
-                run.backend.process_cleanup()
-                self._loader.on_process_cleanup()
-            except Exception:
-                logger.exception("Process cleanup failed")
+    def _clean_up(self, run: _Run) -> None:
+        if run.job_token is not None:
+            current.reset(run.job_token)
+            return
+        try:
+            run.backend.process_cleanup()
+            self._loader.on_process_cleanup()
+        except Exception:
+            logger.exception("Process cleanup failed")
 
     # Logging.
 
@@ -467,14 +520,15 @@ def record_failure(
 
     :param store: whether the task's own result is stored.
     """
-    effects = current.get()
-    if effects is None or not stores_documents(backend):
+    outcome = current.get()
+    if outcome is None or not stores_documents(backend):
         backend.mark_as_failure(uuid, error, traceback=traceback, request=request, store_result=store, state=state)
         return
+    documents = chain_failures(backend, request, error, traceback)
     if store:
-        effects.documents.append(task_document(backend, uuid, error, state, traceback, request))
-    effects.part = failure_part(backend, request, state, error)
-    effects.documents.extend(chain_failures(backend, request, error, traceback))
+        documents.insert(0, task_document(backend, uuid, error, state, traceback, request))
+    outcome.documents = (*outcome.documents, *documents)
+    outcome.part = failure_part(backend, request, state, error)
     if request.errbacks:
         with deferred():
             backend._call_task_errbacks(request, error, traceback)

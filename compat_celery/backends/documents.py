@@ -94,6 +94,24 @@ class DocumentFormat:
         body = protocol.encode(data, self.serializer).body
         return compress_payload(body, self.compression) if self.compression else body
 
+    def document(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> Document:
+        """See :func:`task_document`."""
+        if state in states.EXCEPTION_STATES or isinstance(result, ResultBase):
+            result = self.prepare(result, state)
+        done = self.now().isoformat() if state in states.READY_STATES else None
+        # Most tasks have sent nothing, and then there is no list to make.
+        children: list[Any] | None = [] if getattr(request, "_children", _UNKNOWN) is None else children_of(request)
+        meta = result_meta(result, state, traceback, request, done=done, children=children, extended=self.extended)
+        meta["task_id"] = task_id
+        body = protocol.encode(meta, self.serializer).body
+        if self.compression:
+            body = compress_payload(body, self.compression)
+        ttl = self.failure_ttl if state == states.FAILURE else self.ttl
+        return Document(self.task_prefix + task_id, body, ttl, state == states.SUCCESS)
+
+
+_UNKNOWN: Any = object()
+
 
 def stores_documents(backend: Any) -> bool:
     """True when documents of the backend may be made here and stored by the worker, together with the ack.
@@ -115,13 +133,7 @@ def task_document(
     :raises EncodeError: the serializer cannot take the result.
     """
     form: DocumentFormat = backend.document_format
-    if state in states.EXCEPTION_STATES or isinstance(result, ResultBase):
-        result = form.prepare(result, state)
-    done = form.now().isoformat() if state in states.READY_STATES else None
-    meta = result_meta(result, state, traceback, request, done=done, children=children_of(request), extended=form.extended)
-    meta["task_id"] = task_id
-    ttl = form.failure_ttl if state == states.FAILURE else form.ttl
-    return Document(form.task_prefix + task_id, form.encode(meta), ttl, state == states.SUCCESS)
+    return form.document(task_id, result, state, traceback, request)
 
 
 def children_of(request: Any) -> list[Any] | None:

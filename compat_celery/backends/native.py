@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
+from datetime import datetime
+from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -119,7 +120,7 @@ class NativeBackend(KeyValueStoreBackend):
             failure_ttl=failure_ttl or None,
             chord_ttl=self.chord_expires or None,
             extended=bool(self.app.conf.find_value_for_key("extended", "result")),
-            now=self.app.now,
+            now=partial(datetime.now, self.app.timezone),
             prepare=self.encode_result,
         )
 

@@ -26,40 +26,41 @@ class LocalStack(Generic[T]):
     """A stack per context. What is pushed in one thread or coroutine is not seen in others."""
 
     def __init__(self) -> None:
-        # Tuples, not a list: a coroutine inherits the stack as it is when it starts, and must not change its parent's.
-        self._items: ContextVar[tuple[T, ...]] = ContextVar("LocalStack", default=())
+        #: The stack itself, bottom first; the tracer pushes there without a call. Tuples, not a list: a coroutine inherits the
+        #: stack as it is when it starts, and must not change its parent's.
+        self.items: ContextVar[tuple[T, ...]] = ContextVar("LocalStack", default=())
 
     def push(self, obj: T) -> tuple[T, ...]:
         """Put the object on top; answers the stack, bottom first."""
-        items = (*self._items.get(), obj)
-        self._items.set(items)
+        items = (*self.items.get(), obj)
+        self.items.set(items)
         return items
 
     def pop(self) -> T | None:
         """Take the topmost object; None when there is none."""
-        items = self._items.get()
+        items = self.items.get()
         if not items:
             return None
-        self._items.set(items[:-1])
+        self.items.set(items[:-1])
         return items[-1]
 
     @property
     def stack(self) -> list[T]:
         """What is on the stack, bottom first."""
-        return list(self._items.get())
+        return list(self.items.get())
 
     @property
     def top(self) -> T | None:
         """The topmost object; None when there is none."""
-        items = self._items.get()
+        items = self.items.get()
         return items[-1] if items else None
 
     def __len__(self) -> int:
-        return len(self._items.get())
+        return len(self.items.get())
 
     def __call__(self) -> Proxy:
         def topmost() -> T:
-            items = self._items.get()
+            items = self.items.get()
             if not items:
                 raise RuntimeError("object unbound")
             return items[-1]
@@ -67,7 +68,7 @@ class LocalStack(Generic[T]):
         return Proxy(topmost)
 
     def __release_local__(self) -> None:
-        self._items.set(())
+        self.items.set(())
 
 
 _LocalStack = LocalStack

@@ -19,12 +19,12 @@ from kombu.serialization import prepare_accept_content
 
 from compat_celery import protocol, signals, states
 from compat_celery.app import trace
-from compat_celery.app.effects import Effects, current
+from compat_celery.app.effects import current
 from compat_celery.app.task import Context
 from compat_celery.exceptions import ImproperlyConfigured, NotRegistered, Reject, TaskRevokedError
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import MessageError, Undecodable, UnknownTask
-from jumpstarter.jobs import ACK, Action, Delivery, Envelope, Handler, Job, Outcome, Park, Place, Quarantine
+from jumpstarter.jobs import ACK, Action, Delivery, Handler, Job, Outcome, Park, Place, Quarantine
 
 logger = logging.getLogger("celery.worker.strategy")
 
@@ -165,23 +165,15 @@ class CeleryApplication:
         state: str = states.FAILURE,
     ) -> Outcome:
         """A failure that no tracer saw, with all that hangs on it."""
-        effects = Effects()
-        token = current.set(effects)
+        outcome = Outcome(delivery, job, state, action)
+        token = current.set(outcome)
         try:
             request = self._request(delivery, head, self._call(delivery, head))
             trace.record_failure(backend, head.id, error, request, traceback=None, store=not request.ignore_result, state=state)
         finally:
             current.reset(token)
-        return Outcome(
-            delivery,
-            job,
-            state,
-            action,
-            effects.publish,
-            effects.documents,
-            effects.part,
-            None if state == states.REVOKED else error,
-        )
+        outcome.error = None if state == states.REVOKED else error
+        return outcome
 
     def _call(self, delivery: Delivery, head: protocol.Head) -> protocol.Call | None:
         assert delivery.envelope is not None
@@ -193,13 +185,8 @@ class CeleryApplication:
     def _request(self, delivery: Delivery, head: protocol.Head, call: protocol.Call | None) -> Context:
         if call is None:
             return Context(head.headers)
-        return Context(self.request_fields(delivery, call))
-
-    def request_fields(self, delivery: Delivery, call: protocol.Call) -> dict[str, Any]:
-        """``task.request`` of a call."""
-        envelope: Envelope | None = delivery.envelope
-        assert envelope is not None
-        return call.request(envelope, hostname=self.hostname, redelivered=delivery.attempt > 1)
+        assert delivery.envelope is not None
+        return Context(call.request(delivery.envelope, hostname=self.hostname, redelivered=delivery.attempt > 1))
 
 
 class TaskHandler:
@@ -214,61 +201,55 @@ class TaskHandler:
 
     def run(self, job: Job) -> Outcome:
         """Decode the payload, trace the task, and collect what it wants done."""
-        effects = Effects()
-        token = current.set(effects)
+        delivery, application = job.delivery, self._application
+        envelope = delivery.envelope
+        assert envelope is not None, "the worker refuses deliveries without an envelope"
+        outcome = Outcome(delivery, job, states.PENDING)
+        token = current.set(outcome)
         try:
-            request, call = self._prepare(job)
-            result = self._tracer()(job.id, call.args, call.kwargs, request)
+            call = protocol.read_body(envelope, job.context, accept=application.accept)
+            request = call.request(envelope, hostname=application.hostname, redelivered=delivery.attempt > 1)
+            tracer = self.task.__trace__ or self._make_tracer()
+            result = tracer(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
-            return self._application.refuse(job.delivery, error)
+            return application.refuse(delivery, error)
         finally:
             current.reset(token)
-        return self._outcome(job, effects, result)
+        if outcome.status != states.SUCCESS:
+            outcome.action = verdict(self.task, outcome.status, result.retval)
+        return outcome
 
     async def arun(self, job: Job) -> Outcome:
         """The same for a coroutine task."""
-        effects = Effects()
-        token = current.set(effects)
+        delivery, application = job.delivery, self._application
+        envelope = delivery.envelope
+        assert envelope is not None, "the worker refuses deliveries without an envelope"
+        outcome = Outcome(delivery, job, states.PENDING)
+        token = current.set(outcome)
         try:
-            request, call = self._prepare(job)
-            result = await self._coroutine_tracer().acall(job.id, call.args, call.kwargs, request)
+            call = protocol.read_body(envelope, job.context, accept=application.accept)
+            request = call.request(envelope, hostname=application.hostname, redelivered=delivery.attempt > 1)
+            tracer = self._acaller or self._make_coroutine_tracer()
+            result = await tracer.acall(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
-            return self._application.refuse(job.delivery, error)
+            return application.refuse(delivery, error)
         finally:
             current.reset(token)
-        return self._outcome(job, effects, result)
+        if outcome.status != states.SUCCESS:
+            outcome.action = verdict(self.task, outcome.status, result.retval)
+        return outcome
 
-    def _prepare(self, job: Job) -> tuple[dict[str, Any], protocol.Call]:
-        envelope = job.delivery.envelope
-        assert envelope is not None
-        call = protocol.read_body(envelope, job.context, accept=self._application.accept)
-        return self._application.request_fields(job.delivery, call), call
-
-    def _tracer(self) -> Any:
-        task = self.task
-        if task.__trace__ is None:
-            # Through the module: monitoring agents replace build_tracer there.
-            task.__trace__ = trace.build_tracer(task.name, task, app=self._application.app, hostname=self._application.hostname)
+    def _make_tracer(self) -> Any:
+        task, application = self.task, self._application
+        # Through the module: monitoring agents replace build_tracer there.
+        task.__trace__ = trace.build_tracer(task.name, task, app=application.app, hostname=application.hostname)
         return task.__trace__
 
-    def _coroutine_tracer(self) -> trace.Tracer:
+    def _make_coroutine_tracer(self) -> trace.Tracer:
         """Never through ``build_tracer``: what agents put in its place calls the task as a function, which a coroutine is not."""
-        if self._acaller is None:
-            application = self._application
-            self._acaller = trace.coroutine_tracer(self.task, app=application.app, hostname=application.hostname)
+        application = self._application
+        self._acaller = trace.coroutine_tracer(self.task, app=application.app, hostname=application.hostname)
         return self._acaller
-
-    def _outcome(self, job: Job, effects: Effects, result: trace.trace_ok_t) -> Outcome:
-        return Outcome(
-            job.delivery,
-            job,
-            effects.status,
-            verdict(self.task, effects.status, result.retval),
-            effects.publish,
-            effects.documents,
-            effects.part,
-            effects.error,
-        )
 
 
 def runs_in(task: Any) -> Place:

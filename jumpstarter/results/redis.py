@@ -135,14 +135,15 @@ class RedisResults(Results):
     # Commands for the settle of a broker on the same server
 
     def writes(self, documents: Sequence[Document]) -> Sequence[Write]:
-        return [self._write(document) for document in documents]
-
-    def _write(self, document: Document) -> Write:
-        key = self._prefix + document.key
-        ttl: Argument = "" if document.ttl is None else max(1, round(document.ttl * 1000))
-        # Successes are told by their bytes, so the mark is for what only we call final.
-        marked = document.final and not document.body[:32].replace(b" ", b"").startswith(_SUCCESS)
-        return self._database, key, document.body, ttl, f"{key}.final" if marked else ""
+        """``(database, key, body, milliseconds to live or '', key that marks it as final or '')`` of each."""
+        writes: list[Write] = []
+        for document in documents:
+            key, body = self._prefix + document.key, document.body
+            ttl: Argument = "" if document.ttl is None else max(1, round(document.ttl * 1000))
+            # Successes are told by their bytes, so the mark is for what only we call final.
+            marked = document.final and not body[:32].replace(b" ", b"").startswith(_SUCCESS)
+            writes.append((self._database, key, body, ttl, f"{key}.final" if marked else ""))
+        return writes
 
     def part_write(self, part: Part) -> Sequence[Argument]:
         index: Argument = "+inf" if part.index is None else part.index

@@ -29,12 +29,16 @@ def admit(deliveries: list[Delivery], application: Application, *, now: float, m
     """Sort a batch. ``now`` is wall time in seconds."""
     admitted = Admitted()
     for delivery in deliveries:
+        verdict: Job | Outcome
         try:
-            verdict = admit_one(delivery, application, now=now, max_attempts=max_attempts)
-        except Exception as error:
-            # Something that the application has no word for. It must not take the rest of the batch along.
-            logger.exception("a message in %r could not be admitted and is kept in quarantine", delivery.queue)
-            verdict = Outcome(delivery, None, "REFUSED", Quarantine(f"it could not be admitted: {error!r}"), error=error)
+            if delivery.fault is not None:
+                raise delivery.fault
+            verdict = job = application.decode(delivery)
+            # Most jobs may start at once, which is seen here, without a call for each.
+            if job.expires is not None or job.due is not None or delivery.attempt > max_attempts:
+                verdict = judge(job, application, now=now, max_attempts=max_attempts)
+        except Exception as error:  # noqa: BLE001 - a message must not take the rest of its batch along
+            verdict = _refuse(delivery, error, application)
         if isinstance(verdict, Outcome):
             admitted.outcomes.append(verdict)
         else:
@@ -42,14 +46,9 @@ def admit(deliveries: list[Delivery], application: Application, *, now: float, m
     return admitted
 
 
-def admit_one(delivery: Delivery, application: Application, *, now: float, max_attempts: int) -> Job | Outcome:
-    """A job that may start now, or what came of the delivery without one."""
-    if delivery.fault is not None:
-        return application.refuse(delivery, delivery.fault)
-    try:
-        job = application.decode(delivery)
-    except MessageError as error:
-        return application.refuse(delivery, error)
+def judge(job: Job, application: Application, *, now: float, max_attempts: int) -> Job | Outcome:
+    """The job itself if it may start now, or what came of it without a start."""
+    delivery = job.delivery
     if delivery.attempt > max_attempts:
         evidence = f"delivered {delivery.attempt - 1} times without an outcome"
         return application.lose(job, evidence, quarantine=True)
@@ -58,3 +57,14 @@ def admit_one(delivery: Delivery, application: Application, *, now: float, max_a
     if job.due is not None and job.due > now:
         return Outcome(delivery, job, "PARKED", Park(job.due))
     return job
+
+
+def _refuse(delivery: Delivery, error: Exception, application: Application) -> Outcome:
+    if isinstance(error, MessageError):
+        try:
+            return application.refuse(delivery, error)
+        except Exception as failure:  # noqa: BLE001 - logged below
+            error = failure
+    # Something that the application has no word for.
+    logger.error("a message in %r could not be admitted and is kept in quarantine", delivery.queue, exc_info=error)
+    return Outcome(delivery, None, "REFUSED", Quarantine(f"it could not be admitted: {error!r}"), error=error)

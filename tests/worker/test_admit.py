@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jumpstarter.errors import Undecodable
 from jumpstarter.jobs import Delivery, Envelope, Job, Outcome, Park, Quarantine
-from jumpstarter.worker.admit import admit, admit_one
+from jumpstarter.worker.admit import admit
 from tests.worker.toy import ToyApplication, envelope
 
 NOW = 1_000.0
@@ -19,7 +19,9 @@ TOYS = ToyApplication(add=lambda x, y: x + y, sleep_on_it=sleep_on_it)
 
 def one(sent: Envelope | None, **facts: object) -> Job | Outcome:
     delivery = Delivery("tag", "toys", sent, **facts)  # type: ignore[arg-type] # the facts are Delivery's own fields
-    return admit_one(delivery, TOYS, now=NOW, max_attempts=3)
+    admitted = admit([delivery], TOYS, now=NOW, max_attempts=3)
+    (verdict,) = [*admitted.jobs, *admitted.coroutine_jobs, *admitted.outcomes]
+    return verdict
 
 
 def test_a_message_in_order_becomes_a_job() -> None:

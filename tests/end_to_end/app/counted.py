@@ -1,25 +1,29 @@
-"""Counts the calls of our own functions that one message costs, from its claim to its ack. Run through the alias; prints JSON.
+"""Counts the calls of our own functions that jobs cost in a child process, from claim to ack. Run through the alias; prints JSON.
 
-A program of its own, so that what other tests have imported or subscribed to does not count.
+    counted.py <redis url> bare|observed <jobs>
+
+A program of its own, so that what other tests have imported or subscribed to does not count. All threads of the child are profiled,
+from its start on; a task tells what was counted so far, so the difference of two such tellings is what the jobs between them cost
+(and that task once).
 """
 
 import collections
 import json
 import sys
 import threading
-import time
 
-from celery import Celery
+from celery import Celery, signals
 
 from compat_celery.app.publisher import broker_for, bulk_publish
 from compat_celery.worker.application import CeleryApplication
 from jumpstarter.nodes import EmbeddedNode, NodeSetup
-from jumpstarter.telemetry import configure
 from jumpstarter.worker import WorkerOptions
 
-WARM_UP, COUNTED = 500, 2_000
+URL, OBSERVED, JOBS = sys.argv[1], sys.argv[2] == "observed", int(sys.argv[3])
+OURS = ("jumpstarter", "compat_celery", "celery")
+WARM_UP = 500
 
-app = Celery("counted", broker=sys.argv[1], backend=sys.argv[1])
+app = Celery("counted", broker=URL, backend=URL)
 calls = collections.Counter()
 
 
@@ -28,44 +32,55 @@ def noop(number):
     """Nothing."""
 
 
+@app.task(name="counted")
+def counted():
+    """What was counted up to now."""
+    return [[module, function, number] for (module, function), number in calls.copy().items()]
+
+
 def count(frame, event, _argument):
-    """A profile function: calls of Python functions that are ours."""
+    """A profile function. "call" is also what it is told when a generator or a coroutine goes on."""
     if event == "call":
-        file = frame.f_code.co_filename
-        for package in ("/jumpstarter/", "/compat_celery/"):
-            if package in file:
-                calls[package + file.rpartition(package)[2], frame.f_code.co_name] += 1
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] in OURS:
+            calls[module, frame.f_code.co_name] += 1
 
 
-def publish(numbers):
-    """All in one round trip."""
+@signals.worker_process_init.connect
+def begin(**_):
+    """In the child's main thread, before it has any others."""
+    threading.setprofile(count)
+    sys.setprofile(count)
+
+
+if OBSERVED:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    trace.set_tracer_provider(TracerProvider())
+    for signal in (signals.task_prerun, signals.task_success, signals.task_postrun):
+        signal.connect(lambda **_: None, weak=False)
+
+
+def run(jobs):
+    """All in one batch, if there is room for it."""
     with bulk_publish(app):
-        return [noop.delay(number) for number in numbers]
-
-
-def finish(results):
-    """Until all have their results; this thread's own calls are not counted."""
+        results = [noop.delay(number) for number in range(jobs)]
     for result in results:
         assert result.get(timeout=30) is None
 
 
-configure("counted")
-options = WorkerOptions(name="counted", queues=("celery",), pool="threads", concurrency=1)
-setup = NodeSetup(
-    application=CeleryApplication(app, "counted"), broker=broker_for(app), results=app.backend.results, options=options
-)
-node = EmbeddedNode(setup)
-warm = publish(range(WARM_UP))
-threading.setprofile(count)
-node.start()
-threading.setprofile(None)
-finish(warm)
-results = publish(range(COUNTED))
-before = calls.copy()
-finish(results)
-while broker_for(app).depth("celery"):
-    time.sleep(0.01)
-node.stop()
-calls.subtract(before)
-per_job = {f"{file}:{name}": number / COUNTED for (file, name), number in calls.items() if number >= COUNTED // 2}
-print(json.dumps(per_job))
+def tell():
+    """What the child has counted."""
+    return {(module, function): number for module, function, number in counted.delay().get(timeout=30)}
+
+
+options = WorkerOptions(name="counted", queues=("celery",), pool="prefork", concurrency=1)
+application = CeleryApplication(app, "counted")
+with EmbeddedNode(NodeSetup(application=application, broker=broker_for(app), results=app.backend.results, options=options)):
+    run(WARM_UP)
+    before = tell()
+    run(JOBS)
+    after = tell()
+spent = {who: (number - before.get(who, 0)) / (JOBS + 1) for who, number in after.items()}
+print(json.dumps([[module, function, number] for (module, function), number in spent.items() if number]))
