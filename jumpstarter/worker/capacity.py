@@ -12,6 +12,7 @@ CPU-bound functions is left alone while their slots are taken, and coroutines of
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -27,7 +28,7 @@ _RARE: Final = 0.02  # a kind with a smaller share of a queue's jobs does not li
 
 
 class Claim(NamedTuple):
-    """What may be claimed now: at most ``limit`` messages (0: none) from ``queues``."""
+    """At most ``limit`` messages from ``queues``."""
 
     limit: int
     queues: Sequence[str]
@@ -42,9 +43,10 @@ class Capacity:
         self._runner = runner
         self._executors = dict(executors)
         self._settler = settler
-        own: Place = "loop" if options.pool == "async" else "slot"
-        #: Shares of each kind among what a queue brought lately.
-        self._mixes: dict[str, dict[Place, float]] = {queue: {own: 1.0} for queue in options.queues}
+        self._own: Place = "loop" if options.pool == "async" else "slot"
+        #: Shares of each kind among what a queue brought lately; empty before anything is known.
+        self._mixes: dict[str, dict[Place, float]] = {queue: {} for queue in options.queues}
+        self._turn = 0
         # By kind, numbers of jobs that had ended, so that the next one to end needs to reset nothing.
         self._looked_at: dict[Place, int] = {}
         self._stalled_at: dict[Place, int] = {}
@@ -52,24 +54,42 @@ class Capacity:
     # What to claim.
 
     @property
-    def claim(self) -> Claim:
-        """What may be claimed now."""
+    def claims(self) -> Sequence[Claim]:
+        """What may be claimed now, in the order in which it should be tried; nothing when there is no room.
+
+        Usually one claim from all queues. When some may bring more at a time than others, there is one for each size, with all
+        queues that may bring so many; which size comes first changes from call to call, so that none starves another.
+        """
         if self._settler.pending > _UNSETTLED:
-            return Claim(0, ())
+            return ()
+        limits = self._limits()
+        if not limits:
+            return ()
+        sizes = sorted({_rounded(limit) for limit in limits.values()})
+        self._turn += 1
+        turn = self._turn % len(sizes)
+        return [Claim(size, [queue for queue in limits if limits[queue] >= size]) for size in [*sizes[turn:], *sizes[:turn]]]
+
+    def _limits(self) -> dict[str, int]:
+        """How many messages each queue may bring; without those that may bring none."""
         rooms = {place: self._room(place) for place in self._executors}
-        limits = {queue: _limit(mix, rooms) for queue, mix in self._mixes.items()}
-        queues = [queue for queue, limit in limits.items() if limit > 0]
-        if not queues:
-            return Claim(0, ())
-        return Claim(min(limits[queue] for queue in queues), queues)
+        limits = {queue: self._limit(mix, rooms) for queue, mix in self._mixes.items()}
+        return {queue: limit for queue, limit in limits.items() if limit > 0}
+
+    def _limit(self, mix: Mapping[Place, float], rooms: Mapping[Place, int]) -> int:
+        """How many messages a queue with this mix may bring, so that each kind finds room: at least one where there is any."""
+        if not mix:
+            return rooms[self._own] or min(1, max(rooms.values()))
+        limit = min(rooms[place] / share for place, share in mix.items() if share > _RARE)
+        return math.ceil(limit) if limit > 0 else 0
 
     def is_worthwhile(self) -> bool:
         """Whether a claim is worth its round trip: for half of what is held when full, so that batches stay large."""
-        limit, queues = self.claim
-        if limit == 0:
+        if self._settler.pending > _UNSETTLED:
             return False
-        empty = {place: executor.slots + self.look_ahead(place) for place, executor in self._executors.items()}
-        return limit >= min(_limit(self._mixes[queue], empty) for queue in queues) // 2
+        limits, left = self._limits(), self._left
+        empty = {place: min(left, one.slots + self.look_ahead(place)) for place, one in self._executors.items()}
+        return any(limit >= self._limit(self._mixes[queue], empty) // 2 for queue, limit in limits.items())
 
     @property
     def worthwhile_backlog(self) -> int:
@@ -80,10 +100,15 @@ class Capacity:
     def _room(self, place: Place) -> int:
         executor = self._executors[place]
         room = executor.slots + self.look_ahead(place) - executor.backlog - executor.busy
-        left = self._options.max_tasks
-        if left is not None:
-            room = min(room, left - self._runner.begun - sum(one.backlog for one in self._executors.values()))
-        return max(0, room)
+        return max(0, min(room, self._left))
+
+    @property
+    def _left(self) -> int:
+        """Jobs that this process may still take before it is replaced."""
+        most = self._options.max_tasks
+        if most is None:
+            return sys.maxsize
+        return most - self._runner.begun - sum(executor.backlog for executor in self._executors.values())
 
     def look_ahead(self, place: Place) -> int:
         """Jobs to hold beyond those that run: none before anything is known, nor while something takes unexpectedly long."""
@@ -140,17 +165,15 @@ class Capacity:
         return [job for executor in self._executors.values() for job in executor.withdraw()]
 
 
-def _limit(mix: Mapping[Place, float], rooms: Mapping[Place, int]) -> int:
-    """How many messages a queue with this mix may bring, so that each kind finds room: at least one where there is any."""
-    limits = [rooms[place] / share for place, share in mix.items() if share > _RARE]
-    limit = min(limits, default=0.0)
-    return math.ceil(limit) if limit > 0 else 0
+def _rounded(limit: int) -> int:
+    """Down to a power of two, from eight on, so that there are few sizes."""
+    return limit if limit < 8 else 1 << (limit.bit_length() - 1)
 
 
 def _mixed(before: Mapping[Place, float], kinds: Mapping[Place, int]) -> dict[Place, float]:
     """The shares of the kinds after a batch; small batches change little."""
     total = sum(kinds.values())
-    memory = _MEMORY ** min(total, 16)
+    memory = _MEMORY ** min(total, 16) if before else 0.0
     mixed = {place: memory * share for place, share in before.items()}
     for place, count in kinds.items():
         mixed[place] = mixed.get(place, 0.0) + (1 - memory) * count / total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from jumpstarter.abc.broker import Broker
 from jumpstarter.jobs import Delivery
@@ -21,7 +21,7 @@ class Receiver:
         self._incarnation = incarnation
         self._options = options
 
-    def receive(self, room: Callable[[], Claim], ended: threading.Event) -> list[Delivery]:
+    def receive(self, room: Callable[[], Sequence[Claim]], ended: threading.Event) -> list[Delivery]:
         """Claim as many messages as there is room for; when there are none, wait for some.
 
         :param room: what may be claimed now.
@@ -29,19 +29,21 @@ class Receiver:
         :returns: nothing when it was interrupted, or when the last room is gone.
         :raises BrokerUnavailable: the server does not answer.
         """
-        broker, incarnation = self._broker, self._incarnation
-        while not ended.is_set():
-            limit, queues = room()
-            if limit <= 0:
-                break
-            started = time.monotonic()
-            deliveries = broker.claim(queues, limit, incarnation=incarnation, lease=self._options.lease)
-            if deliveries:
-                if tracing.enabled:
-                    self._trace(deliveries, time.monotonic() - started)
-                return deliveries
-            broker.wait(queues, self._options.idle, incarnation=incarnation)
+        while not ended.is_set() and (claims := room()):
+            for claim in claims:
+                deliveries = self._claim(claim)
+                if deliveries:
+                    return deliveries
+            queues = max((claim.queues for claim in claims), key=len)
+            self._broker.wait(queues, self._options.idle, incarnation=self._incarnation)
         return []
+
+    def _claim(self, claim: Claim) -> list[Delivery]:
+        started = time.monotonic()
+        deliveries = self._broker.claim(claim.queues, claim.limit, incarnation=self._incarnation, lease=self._options.lease)
+        if deliveries and tracing.enabled:
+            self._trace(deliveries, time.monotonic() - started)
+        return deliveries
 
     def interrupt(self, ended: threading.Event) -> None:
         """End a :meth:`receive` that may be waiting in another thread. An event per call, so that a call which was given up cannot

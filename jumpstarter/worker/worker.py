@@ -231,7 +231,7 @@ class Worker(Actor):
         ended = self._polling_ended = threading.Event()
         capacity = self.capacity
         try:
-            return await self.claims.run(self._receiver.receive, lambda: capacity.claim, ended, abandoned=self._take_back)
+            return await self.claims.run(self._receiver.receive, lambda: capacity.claims, ended, abandoned=self._take_back)
         except BrokerUnavailable as error:
             self.report_warning(BROKER, error)
             return None

@@ -16,7 +16,6 @@ import pytest
 from jumpstarter.abc.broker import Broker
 from jumpstarter.abc.results import Results
 from jumpstarter.actors import health_check
-from jumpstarter.embedded.space import Space
 from jumpstarter.errors import BrokerUnavailable
 from jumpstarter.jobs import Delivery, Job, Outcome, Place
 from jumpstarter.telemetry import StateTransition, bus
@@ -337,7 +336,7 @@ def test_a_worker_that_cannot_settle_does_not_go_on_claiming(start_node: StartNo
     assert isinstance(node.actor, Worker)
     worker = node.actor
     eventually(
-        lambda: worker.settlement.pending > 1024 and worker.capacity.is_idle and worker.capacity.claim.limit == 0,
+        lambda: worker.settlement.pending > 1024 and worker.capacity.is_idle and not worker.capacity.claims,
         within=20,
         what="the worker comes to rest with no room left",
     )
