@@ -229,7 +229,8 @@ class Worker(Actor):
             self.settlement.put(outcome)
         with anyio.CancelScope(shield=True):  # the jobs are nowhere but here until they are submitted
             if await self._secure(admitted.jobs):
-                self._submit(admitted.jobs)
+                for place, jobs in self.capacity.sort(admitted.jobs).items():
+                    self.executors[place].submit(jobs)
         await self._wait_for_room()
 
     async def _secure(self, jobs: list[Job]) -> bool:
@@ -254,15 +255,6 @@ class Worker(Actor):
             self.broker.hold(tags, lease, incarnation=self.incarnation)
         if repeated:
             self.settlement.fence(repeated)
-
-    def _submit(self, jobs: list[Job]) -> None:
-        """Give each job to the executor of its kind."""
-        capacity = self.capacity
-        capacity.note(jobs)
-        for place, executor in self.executors.items():
-            mine = [job for job in jobs if capacity.place_of(job) == place]
-            if mine:
-                executor.submit(mine)
 
     async def _wait_for_room(self) -> None:
         capacity = self.capacity
