@@ -24,6 +24,15 @@ class Executor(ABC):
     #: How many jobs run at a time.
     slots: int
 
+    _low_water = -1
+    _on_low: Callable[[], None]
+
+    def call_when_low(self, backlog: int, call: Callable[[], None]) -> None:
+        """From now on, ``call`` whenever a job has ended and at most ``backlog`` jobs wait (-1: never). From any thread, and in the
+        thread that ran the job."""
+        self._on_low = call  # first: a slot that sees the mark must find what to call
+        self._low_water = backlog
+
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> None:
         """Add jobs to the backlog; free slots take them in order."""

@@ -72,7 +72,8 @@ class _SlotExecutor(Executor):
 
     def _serve_run(self, slot: int, turn: int, first: Job) -> bool:
         """Run jobs for as long as there are any; True when a stop sign or the loss of the slot ended it."""
-        run, done, take, turns = self._run, self._on_outcome, self._jobs.get_nowait, self._turns
+        run, done, take, waiting = self._run, self._on_outcome, self._jobs.get_nowait, self._jobs.qsize
+        turns = self._turns
         job: Job | None = first
         while job is not _STOP:
             outcome = run(job, slot)
@@ -80,6 +81,8 @@ class _SlotExecutor(Executor):
                 done(outcome)
             if turns[slot] != turn:
                 return True
+            if waiting() <= self._low_water:
+                self._on_low()
             try:
                 job = take()
             except queue.Empty:

@@ -120,15 +120,20 @@ class Capacity:
             return 0
         return min(self._options.look_ahead, int(seconds * self._executors[place].slots / max(average, 1e-6)))
 
-    def note(self, jobs: Sequence[Job]) -> None:
-        """Learn from a batch which kinds of jobs its queues bring."""
+    def sort(self, jobs: Sequence[Job]) -> Mapping[Place, Sequence[Job]]:
+        """A batch by the kind of slot that its jobs run in here. Learns from it which kinds its queues bring."""
+        by_place: dict[Place, list[Job]] = {}
         brought: dict[str, dict[Place, int]] = {}
         for job in jobs:
+            place = job.handler.runs_in
+            if place not in self._executors:
+                place = "slot"
+            by_place.setdefault(place, []).append(job)
             kinds = brought.setdefault(job.delivery.queue, {})
-            place = self.place_of(job)
             kinds[place] = kinds.get(place, 0) + 1
         for queue, kinds in brought.items():
             self._mixes[queue] = _mixed(self._mixes.get(queue, {}), kinds)
+        return by_place
 
     def place_of(self, job: Job) -> Place:
         """The kind of slot that the job runs in here."""

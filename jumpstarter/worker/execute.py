@@ -92,32 +92,26 @@ class Runner:
         self.begun = 0
         self.ended: dict[Place, int] = {"slot": 0, "thread": 0, "loop": 0}
 
-    def run(self, job: Job, slot: int) -> Outcome | None:
+    def run(self, job: Job, slot: int, place: Place = "slot") -> Outcome | None:
         """Run a plain function's job in this thread; None when it was abandoned meanwhile."""
-        return self._run_marked(job, slot, self.first_marks["slot"] + slot)
-
-    def run_beside(self, job: Job, slot: int) -> Outcome | None:
-        """The same in a thread slot beside the pool's own."""
-        return self._run_marked(job, slot, self.first_marks["thread"] + slot)
-
-    def _run_marked(self, job: Job, slot: int, mark: int) -> Outcome | None:
-        refusal = self._begin(job, slot, mark)
+        refusal = self._begin(job, slot, self.first_marks[place] + slot)
         if refusal is not None:
             return refusal
         self.running[job] = threading.get_ident()
         try:
-            outcome = self._run(job)
+            outcome = self._trace(job) if tracing.enabled else self._call(job)
         except self._interruptions:  # it came when the function was through, or was not caught in there
             outcome = self._interrupted(job)
         try:
-            is_ours = self._take(job)
+            return self._end(job, outcome)
         except self._interruptions:  # the last moment for one
-            is_ours = self._take(job)
-        return self._finish(outcome, job) if is_ours else None
+            return self._end(job, outcome)
 
-    def _run(self, job: Job) -> Outcome:
-        if not tracing.enabled:
-            return self._call(job)
+    def run_beside(self, job: Job, slot: int) -> Outcome | None:
+        """The same in a thread slot beside the pool's own."""
+        return self.run(job, slot, "thread")
+
+    def _trace(self, job: Job) -> Outcome:
         with self._span(job) as span:
             outcome = self._call(job)
             span.outcome(outcome.status, outcome.error)
@@ -149,7 +143,7 @@ class Runner:
             outcome = await self._arun(job)
         if outcome is None:
             outcome = self._interrupted(job)
-        return self._finish(outcome, job) if self._take(job) else None
+        return self._end(job, outcome)
 
     async def _arun(self, job: Job) -> Outcome:
         if not tracing.enabled:
@@ -191,7 +185,10 @@ class Runner:
         # Another worker's by now: settling it will say so, and do nothing.
         return None if job.acked else Outcome(job.delivery, job, "RETURNED", RETURN)
 
-    def _finish(self, outcome: Outcome, job: Job) -> Outcome:
+    def _end(self, job: Job, outcome: Outcome) -> Outcome | None:
+        """The job has ended: its outcome, if that still counts. Harmless when it is interrupted and called again."""
+        if (self.running.pop(job, None) is None or job in self.asked) and not self._was_asked(job):
+            return None
         outcome.runtime = runtime = time.monotonic() - job.started
         place = job.handler.runs_in
         average = self.averages.get(place)
@@ -237,11 +234,8 @@ class Runner:
             job.abandoned = True
             return True
 
-    def _take(self, job: Job) -> bool:
-        """The job has ended: whether that still counts."""
-        is_ours = self.running.pop(job, None) is not None
-        if is_ours and job not in self.asked:
-            return True
+    def _was_asked(self, job: Job) -> bool:
+        """A job that was asked to end, or abandoned, has ended: take back what was not raised yet; whether its end still counts."""
         with self._lock:
             if self.asked.pop(job, None) is not None:
                 _raise_in(threading.get_ident(), None)

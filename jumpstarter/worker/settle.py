@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, Self
 
 from jumpstarter.abc.broker import Broker
@@ -161,30 +162,37 @@ class Settler:
         answers = self._broker.settle(settlements, incarnation=self._incarnation)
         self._close_joins()
         completed: list[tuple[Outcome, Completed]] = []
+        has_parked = False
         for outcome, answer in zip(outcomes, answers, strict=True):
+            has_parked = has_parked or type(outcome.action) is Park
             if isinstance(answer, Completed):
                 completed.append((outcome, answer))
             elif not answer:
                 _log_taken(outcome)
         if completed:
             self._complete(completed)
-        if self._on_parked is not None and any(isinstance(outcome.action, Park) for outcome in outcomes):
+        if self._on_parked is not None and has_parked:
             self._on_parked()
 
     # Results on the broker's own server: everything happens in its settle, or nothing does.
 
     def _together(self, outcomes: Sequence[Outcome]) -> list[Settlement]:
+        """The documents of all outcomes are handed over at once: this is on the way of every message."""
         results = self._results
-        return [
-            Settlement(
+        documents = [document for outcome in outcomes for document in outcome.documents]
+        writes = iter(results.writes(documents) if results is not None else ())
+        settlements = []
+        for outcome in outcomes:
+            job, part = outcome.job, outcome.part
+            settlement = Settlement(
                 outcome.delivery,
-                _action(outcome),
+                ACKED if job is not None and job.acked else outcome.action,
                 outcome.publish,
-                results.writes(outcome.documents) if results is not None and outcome.documents else (),
-                results.part_write(outcome.part) if results is not None and outcome.part is not None else None,
+                tuple(islice(writes, len(outcome.documents))),
+                results.part_write(part) if results is not None and part is not None else None,
             )
-            for outcome in outcomes
-        ]
+            settlements.append(settlement)
+        return settlements
 
     def _complete(self, completed: Sequence[tuple[Outcome, Completed]]) -> None:
         """Those whose part was the last of its join: settle them with what the parts come to. Until then they are still claimed, so

@@ -119,8 +119,7 @@ class Worker(Actor):
         self._recovered_at = 0.0
         self._waits_for_room = False
         self._board = SlotBoard(options, self.post)
-        self._ring_at = -1  # the backlog at which a finished job rings; -1 while nobody waits for room
-        self.executor: Executor = parts.make_executor(self.runner.run, self._done, partial(self._slot_changed, "slot"))
+        self.executor: Executor = parts.make_executor(self.runner.run, self.settlement.put, partial(self._slot_changed, "slot"))
         #: By the kind of their slots; the loop's joins when the worker starts.
         self.executors: dict[Place, Executor] = {"slot": self.executor}
         if options.threads:
@@ -246,7 +245,8 @@ class Worker(Actor):
             self.settlement.put(outcome)
         with anyio.CancelScope(shield=True):  # the jobs are nowhere but here until they are submitted
             if await self._secure(admitted.jobs):
-                self._submit(admitted.jobs)
+                for place, jobs in self.capacity.sort(admitted.jobs).items():
+                    self.executors[place].submit(jobs)
         await self._wait_for_room()
 
     async def _secure(self, jobs: list[Job]) -> bool:
@@ -272,27 +272,18 @@ class Worker(Actor):
         if repeated:
             self.settlement.fence(repeated)
 
-    def _submit(self, jobs: list[Job]) -> None:
-        """Give each job to the executor of its kind."""
-        capacity = self.capacity
-        capacity.note(jobs)
-        for place, executor in self.executors.items():
-            mine = [job for job in jobs if capacity.place_of(job) == place]
-            if mine:
-                executor.submit(mine)
-
     async def _wait_for_room(self) -> None:
         capacity = self.capacity
         # Set before the room is looked at, here and below: what ends in between rings.
         self._waits_for_room = True
         try:
             while True:
-                self._ring_at = capacity.worthwhile_backlog
+                self.executor.call_when_low(capacity.worthwhile_backlog, self._bell.ring)
                 if capacity.is_worthwhile():
                     return
                 await self._bell.wait()
         finally:
-            self._ring_at = -1
+            self.executor.call_when_low(-1, self._bell.ring)
             self._waits_for_room = False
 
     @property
@@ -352,11 +343,6 @@ class Worker(Actor):
             logger.warning("%s: what it still claimed returns to its queues once its lease has run out: %s", self.name, error)
 
     # Called from slots, in their threads.
-
-    def _done(self, outcome: Outcome) -> None:
-        self.settlement.put(outcome)
-        if self.executor.backlog <= self._ring_at:
-            self._bell.ring()
 
     def _done_beside(self, outcome: Outcome) -> None:
         self.settlement.put(outcome)

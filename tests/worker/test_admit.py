@@ -20,7 +20,7 @@ TOYS = ToyApplication(add=lambda x, y: x + y, sleep_on_it=sleep_on_it)
 def one(sent: Envelope | None, **facts: object) -> Job | Outcome:
     delivery = Delivery("tag", "toys", sent, **facts)  # type: ignore[arg-type] # the facts are Delivery's own fields
     admitted = admit([delivery], TOYS, now=NOW, max_attempts=3)
-    (verdict,) = [*admitted.jobs, *admitted.coroutine_jobs, *admitted.outcomes]
+    (verdict,) = [*admitted.jobs, *admitted.outcomes]
     return verdict
 
 
