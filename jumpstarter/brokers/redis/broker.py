@@ -391,19 +391,18 @@ class RedisBroker(Broker):
                     yield tag, _raw_of(entry)
 
     def _arguments(self, settlement: Settlement, raws: Mapping[str, bytes]) -> list[Argument]:
-        arguments: list[Argument] = []
-        if settlement.part is not None:
-            arguments += ["J", *settlement.part]
-        if settlement.closes is not None:
-            arguments += ["C", *settlement.closes]
         # Nearly all are acked, and then there is nothing to find out.
-        arguments += ["A"] if type(settlement.action) is Ack else self._action(settlement, raws)
+        arguments: list[Argument] = ["A"] if type(settlement.action) is Ack else self._action(settlement, raws)
         arguments.append(len(settlement.publish))
         for envelope in settlement.publish:
             arguments += self._to_send(envelope)
         arguments.append(len(settlement.writes))
         for document in settlement.writes:
             arguments += document
+        if settlement.closes is not None:
+            arguments[:0] = ["C", *settlement.closes]
+        if settlement.part is not None:
+            arguments[:0] = ["J", *settlement.part]
         return arguments
 
     def _action(self, settlement: Settlement, raws: Mapping[str, bytes]) -> list[Argument]:

@@ -19,7 +19,7 @@ local unacked, index, claims, calls, parked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local home, count, FIRST = ARGV[3], tonumber(ARGV[5]), 5
 
 -- What was said the first time. Only what was done is taken from it: the rest changed nothing and is tried again.
-local before = ''
+local before
 if ARGV[2] == '1' then
     local name, letters = string.match(redis.call('HGET', calls, 'settle') or '', '^(%S+) (%S+)$')
     if name == ARGV[1] then before = letters end
@@ -40,7 +40,7 @@ local function go(database)
     -- A user who may go but not come back stays: his rights may name single databases.
     for _, target in ipairs({home, database}) do
         local reply = redis.pcall('SELECT', target)
-        if failed(reply) then return 'SELECT ' .. target .. ' ' .. reply.err end
+        if failed(reply) then return 'SELECT ' .. database .. ' ' .. reply.err end
     end
     selected = database
 end
@@ -165,7 +165,7 @@ for n = 1, count do
     local messages = tonumber(ARGV[messages_at])
     local documents_at = messages_at + 1 + 3 * messages
     at = documents_at + 1 + 5 * tonumber(ARGV[documents_at])
-    local letter = string.sub(before, n, n)
+    local letter = before and string.sub(before, n, n)
     if letter ~= '1' then
         letter = '0'
         if action == 'D' or (holds[n] and not seen[tag]) then
