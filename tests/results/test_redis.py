@@ -10,13 +10,15 @@ import time
 import pytest
 import redis
 
+from jumpstarter._redis import Link
+from jumpstarter.abc.results import Fence
 from jumpstarter.brokers.redis import RedisBroker
 from jumpstarter.errors import ConfigurationError, ResultsUnavailable
 from jumpstarter.jobs import ACK, Document, Envelope, Part, Settlement
 from jumpstarter.results import open_results
 from jumpstarter.results.redis import LOOK_EVERY, RedisResults
 from jumpstarter.testing.broker_kit import PATIENCE, background
-from jumpstarter.testing.results_kit import ResultsKit
+from jumpstarter.testing.results_kit import ResultsKit, add
 from tests.redis_server import FaultyProxy, RedisServer, ServerClock, redis_server, shared_redis
 
 __all__ = ["redis_server", "shared_redis"]
@@ -112,7 +114,7 @@ def test_a_prefix_stands_before_every_key_and_channel(redis_server, client):
             RedisResults(redis_server.url, key_prefix="app_").put([Document("k", b"{}")])
             assert waiting.result(5) == {"k": b"{}"}
         results.open_join("j", 1, None)
-        assert results.add_part(Part("j", "a", 0, b"1", None, None)) == [b"1"]
+        assert add(results, Part("j", "a", 0, b"1", None, None)) == [b"1"]
         results.close_join("j")
         assert sorted(client.keys()) == [b"app_j.c", b"app_k"]
 
@@ -137,10 +139,11 @@ def test_writes_travel_in_the_settle_of_a_broker_on_the_same_database(results, r
     assert results.get(["one", "there", "late"]) == [PENDING, SUCCESS, None]
 
 
-def test_another_database_is_another_server(redis_server):
+def test_all_databases_of_a_server_are_one_and_another_server_is_another(redis_server):
     other = redis_server.url[:-1] + "1"
-    with RedisBroker(redis_server.url) as broker, RedisResults(other) as results:
-        assert broker.server != results.server
+    elsewhere = f"redis://127.0.0.1:{redis_server.port + 1}/0"
+    with RedisBroker(redis_server.url) as broker, RedisResults(other) as results, RedisResults(elsewhere) as apart:
+        assert broker.server == results.server != apart.server
 
 
 # Waiting
@@ -244,7 +247,7 @@ def test_a_put_whose_answer_is_lost_raises_and_the_next_one_works(redis_server, 
 
 def test_parts_lie_where_celerys_chords_keep_them(results, client):
     results.open_join("celery-taskset-meta-g", 2, 3600)
-    assert results.add_part(chord_part(1)) is None
+    assert add(results, chord_part(1)) is None
     assert client.get("celery-taskset-meta-g.s") == b"2"
     assert client.zrange("celery-taskset-meta-g.j", 0, -1, withscores=True) == [(b'[1, "task-1", "SUCCESS", 1]', 1.0)]
     assert client.smembers("celery-taskset-meta-g.d") == {b"task-1:1"}
@@ -256,47 +259,116 @@ def test_parts_of_genuine_workers_count(results, client):
     client.incr("celery-taskset-meta-g.t")  # Celery's add_to_chord
     client.zadd("celery-taskset-meta-g.j", {'[1, "other", "SUCCESS", 0]': 0})
     client.sadd("celery-taskset-meta-g.d", "other:0")
-    assert results.add_part(chord_part(1)) == [b'[1, "other", "SUCCESS", 0]', b'[1, "task-1", "SUCCESS", 1]']
+    assert add(results, chord_part(1)) == [b'[1, "other", "SUCCESS", 0]', b'[1, "task-1", "SUCCESS", 1]']
 
 
 def test_a_join_that_a_genuine_worker_finishes_is_left_to_it(results, client):
     results.open_join("celery-taskset-meta-g", 2, 3600)
-    assert results.add_part(chord_part(0)) is None
+    assert add(results, chord_part(0)) is None
     client.set("celery-taskset-meta-g.c", "token-of-a-worker", ex=10)
-    assert results.add_part(chord_part(1)) is None
+    assert add(results, chord_part(1)) is None
     client.delete("celery-taskset-meta-g.c")  # it died, and its claim ran out
-    assert len(results.add_part(chord_part(1))) == 2
+    assert len(add(results, chord_part(1))) == 2
 
 
 def test_a_join_that_a_genuine_worker_has_finished_stays_finished(results, client):
     client.set("celery-taskset-meta-g.c", "done", ex=300)
-    assert results.add_part(chord_part(0)) is None
+    assert add(results, chord_part(0)) is None
     assert client.keys() == [b"celery-taskset-meta-g.c"]
 
 
 def test_the_part_that_completed_a_join_takes_it_over_when_it_is_delivered_again(results, client):
     results.open_join("celery-taskset-meta-g", 2, 3600)
-    assert results.add_part(chord_part(0)) is None
-    first = results.add_part(chord_part(1))
+    assert add(results, chord_part(0)) is None
+    first = add(results, chord_part(1))
     assert first is not None
-    assert results.add_part(chord_part(1)) == first
+    assert add(results, chord_part(1)) == first
 
 
 def test_a_join_without_order_is_a_list(redis_server, client):
     with RedisResults(redis_server.url, ordered_joins=False) as results:
         results.open_join("j", 2, None)
-        assert results.add_part(Part("j", "b", 1, b"1", None, None)) is None
-        assert results.add_part(Part("j", "a", 0, b"0", None, None)) == [b"1", b"0"]
+        assert add(results, Part("j", "b", 1, b"1", None, None)) is None
+        assert add(results, Part("j", "a", 0, b"0", None, None)) == [b"1", b"0"]
         assert client.type("j.j") == b"list"
 
 
 def test_a_join_that_is_opened_again_is_a_new_one(results):
     results.open_join("celery-taskset-meta-g", 1, 3600)
-    assert len(results.add_part(chord_part(0))) == 1
+    assert len(add(results, chord_part(0))) == 1
     results.close_join("celery-taskset-meta-g")
-    assert results.add_part(chord_part(0)) is None
+    assert add(results, chord_part(0)) is None
     results.open_join("celery-taskset-meta-g", 1, 3600)
-    assert len(results.add_part(chord_part(0))) == 1
+    assert len(add(results, chord_part(0))) == 1
+
+
+# Fences
+
+
+@pytest.fixture
+def round_trips(monkeypatch):
+    """Counts what is sent to servers and waited for."""
+    counted = []
+    exchange = Link.exchange
+
+    def counting(link, commands, deadline):
+        counted.append(len(commands))
+        return exchange(link, commands, deadline)
+
+    monkeypatch.setattr(Link, "exchange", counting)
+    return counted
+
+
+def test_any_number_of_documents_parts_and_fences_is_one_round_trip(results, round_trips):
+    count = 2500
+    results.ping()
+    results.open_join("j", count, 60.0)
+    round_trips.clear()
+    writers = [Fence(f"job-{number}", 1 + number % 2) for number in range(count)]
+    documents = [Document(f"k{number}", b"%d" % number) for number in range(count)]
+    results.fence([Fence(f"job-{number}", 2) for number in range(count)], 60.0)
+    assert results.put(documents, by=writers) == [False, True] * (count // 2)
+    assert results.put(documents) == [True] * count
+    parts = [Part("j", f"m{number}", number, b"%d" % number, 60.0, None) for number in range(count)]
+    assert results.add_parts(parts, by=writers) == [None] * count
+    # The last that was missing; the one behind it had been counted.
+    assert results.add_parts(parts)[-2:] == [[part.body for part in parts], None]
+    assert len(round_trips) == 5
+    # Also for a server that does not know the script any more.
+    results._links.call("SCRIPT", "FLUSH")
+    round_trips.clear()
+    assert results.put(documents, by=writers) == [False, True] * (count // 2)
+    assert len(round_trips) == 1
+
+
+def test_a_write_by_nobody_in_particular_asks_for_no_fence(results, client):
+    results.put([Document("k", b"{}")])
+    before = client.info("commandstats")
+    results.put([Document("l", b"{}")], by=[None])
+    results.put([Document("m", b"{}")])
+    after = client.info("commandstats")
+    assert after["cmdstat_set"]["calls"] == before["cmdstat_set"]["calls"] + 2
+    assert after.get("cmdstat_get") == before.get("cmdstat_get")
+
+
+def test_a_fence_is_a_key_with_a_time_to_live(redis_server, client):
+    with RedisResults(redis_server.url, key_prefix="app_") as results:
+        results.fence([Fence("7", 3)], 60.0)
+        results.fence([Fence("7", 2)], 20.0)
+        assert client.get("app_jumpstarter.fence.7") == b"3"
+        assert 59_000 < client.pttl("app_jumpstarter.fence.7") <= 60_000
+        results.fence([Fence("7", 2)], 120.0)
+        assert client.get("app_jumpstarter.fence.7") == b"3"
+        assert client.pttl("app_jumpstarter.fence.7") > 60_000
+        assert client.keys() == [b"app_jumpstarter.fence.7"]
+
+
+def test_writers_and_documents_must_be_as_many(results, client):
+    with pytest.raises(ValueError, match="zip"):
+        results.put([Document("k", b"{}"), Document("l", b"{}")], by=[Fence("7", 1)])
+    with pytest.raises(ValueError, match="zip"):
+        results.add_parts([chord_part(0)], by=[Fence("7", 1), None])
+    assert client.keys() == []
 
 
 # Options
