@@ -6,13 +6,11 @@ context's *sink* when there is one (:func:`capture`, :func:`bulk_publish`), else
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +23,7 @@ from compat_celery.app.utils import sanitize_url
 from compat_celery.exceptions import ImproperlyConfigured, QueueNotFound
 from jumpstarter.abc.broker import Broker
 from jumpstarter.brokers import open_broker
+from jumpstarter.embedded.home import file_in, home
 from jumpstarter.errors import BrokerUnavailable, ConfigurationError, PublishTimeout
 from jumpstarter.jobs import Envelope
 from jumpstarter.telemetry import tracing
@@ -72,7 +71,7 @@ def embedded_url(*, create: bool = True) -> str:
     :param create: make the folder if it is not there.
     :raises ImproperlyConfigured: it cannot be made.
     """
-    folder = Path(os.environ.get("JUMPSTARTER_HOME") or ".jumpstarter").expanduser().resolve()
+    folder = home()
     if create:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +80,7 @@ def embedded_url(*, create: bool = True) -> str:
                 f"no broker is configured, and the folder of the embedded one cannot be made ({folder}: {error.strerror}). "
                 "Set broker_url, or the environment variable JUMPSTARTER_HOME to a folder that can be written."
             ) from error
-    return f"sqlite:///{folder / 'jumpstarter.db'}"
+    return f"sqlite:///{file_in(folder)}"
 
 
 def broker_urls(app: Celery, *, write: bool = False) -> list[str]:

@@ -10,6 +10,7 @@ import click
 from compat_celery._alias import install_as_celery
 from compat_celery.bin.base import CLIContext
 from compat_celery.bin.call import call, purge, result
+from compat_celery.bin.quarantine import quarantine
 from compat_celery.bin.worker import worker
 
 __all__ = ("celery", "main")
@@ -56,7 +57,7 @@ def celery(
     context.obj = CLIContext(app, workdir, loader, config, no_color, quiet, settings)
 
 
-for command in (worker, call, result, purge):
+for command in (worker, call, result, purge, quarantine):
     celery.add_command(command)
 
 

@@ -87,8 +87,8 @@ class Results(ABC):
 
     def add_parts(self, parts: Sequence[Part], *, by: Sequence[Fence | None] = ()) -> list[Sequence[bytes] | None]:
         """Count the parts in one round trip (each once per member and index, however often it is added). Where one completes its
-        join, or the join was complete already but not yet closed: the bodies of all parts in order of index; else None, also
-        where ``by`` was refused."""
+        join, or has completed it before and it is not yet closed: the bodies of all parts in order of index; else None, also
+        where ``by`` was refused. Other parts that are added again to a complete join may be left to the one that completed it."""
         raise NotImplementedError
 
     @abstractmethod

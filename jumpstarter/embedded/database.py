@@ -93,6 +93,7 @@ CREATE TABLE IF NOT EXISTS jumpstarter_joins (
     name TEXT PRIMARY KEY,
     size INTEGER,
     expires REAL,
+    last INTEGER,
     closed INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS jumpstarter_joins_expires ON jumpstarter_joins (expires) WHERE expires IS NOT NULL;

@@ -113,12 +113,14 @@ class Lease:
 
 @dataclass(slots=True, eq=False)
 class Gathering:
-    """A join: the parts so far, in order of arrival, and how many there must be."""
+    """A join: the parts so far, in order of arrival, how many there must be, and which of them completed it. That one keeps the
+    completion, however often it comes; were it told to another repeated part as well, both would do the join's one thing."""
 
     size: int | None = None
     expires: float | None = None
     closed: bool = False
     parts: dict[tuple[str, int | None], bytes] = field(default_factory=dict)
+    last: tuple[str, int | None] | None = None
 
     def is_over(self, now: float) -> bool:
         """Its time is up."""
@@ -239,8 +241,12 @@ class Space:
         gathering = self.gathering(part.join, part.ttl, now)
         if gathering.closed:
             return None
-        gathering.parts.setdefault((part.member, part.index), part.body)
+        place = (part.member, part.index)
+        gathering.parts.setdefault(place, part.body)
         if gathering.size is None or len(gathering.parts) < gathering.size:
+            return None
+        gathering.last = gathering.last or place
+        if gathering.last != place:
             return None
         # Sorting is stable: parts without an index stay in the order in which they came.
         in_order = sorted(gathering.parts.items(), key=lambda item: -1 if item[0][1] is None else item[0][1])

@@ -50,6 +50,13 @@ _OVER_PARTS = "DELETE FROM jumpstarter_parts WHERE name IN (SELECT name FROM jum
 _OVER_JOINS = "DELETE FROM jumpstarter_joins WHERE expires <= ?"
 _ADD_PART = "INSERT OR IGNORE INTO jumpstarter_parts (name, member, place, body) VALUES (?, ?, ?, ?)"
 _JOIN = "SELECT size, closed, (SELECT count(*) FROM jumpstarter_parts WHERE name = :join) FROM jumpstarter_joins WHERE name = :join"
+# The part that completes a join keeps the completion, however often it comes: were it told to another repeated part as well, both
+# would do the join's one thing.
+_TAKE_LAST = """
+    UPDATE jumpstarter_joins SET last = coalesce(last, part.id) FROM jumpstarter_parts AS part
+    WHERE part.name = ? AND part.member = ? AND part.place = ? AND jumpstarter_joins.name = part.name
+    AND coalesce(last, part.id) = part.id
+"""
 _END_PARTS = "DELETE FROM jumpstarter_parts WHERE name = ?"
 _PARTS = "SELECT body FROM jumpstarter_parts WHERE name = ? ORDER BY place, id"
 
@@ -156,7 +163,7 @@ class SqliteResults(Results):
             return None
         place = -1 if part.index is None else part.index
         count += connection.execute(_ADD_PART, (part.join, part.member, place, part.body)).rowcount
-        if size is None or count < size:
+        if size is None or count < size or not connection.execute(_TAKE_LAST, (part.join, part.member, place)).rowcount:
             return None
         return [body for (body,) in connection.execute(_PARTS, (part.join,)).fetchall()]
 

@@ -296,6 +296,14 @@ class ResultsKit:
         assert again is not None
         assert list(first) == list(again)
 
+    def test_a_repeated_part_leaves_the_completion_to_the_one_that_has_it(self, results: Results) -> None:
+        # Both members are delivered again, to two workers: if both were told, both would send the join's body.
+        results.open_join("j", 2, 3600.0)
+        results.add_parts([part("a", 0)])
+        assert add(results, part("b", 1)) is not None
+        assert add(results, part("a", 0)) is None
+        assert add(results, part("b", 1)) is not None
+
     def test_a_closed_join_is_completed_by_nothing(self, results: Results) -> None:
         results.open_join("j", 2, 3600.0)
         add(results, part("a", 0))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Final, Self
 
 from jumpstarter.abc.broker import Broker
+from jumpstarter.clock import SYSTEM_CLOCK, Clock
 from jumpstarter.errors import BrokerUnavailable
 from jumpstarter.worker.settle import OnTrouble
 
@@ -34,10 +34,14 @@ class LeaseKeeper:
         *,
         on_trouble: OnTrouble,
         every: float | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """:param lease: seconds.
         :param every: seconds between two renewals; a third of the lease if not given.
         """
+        self._clock = clock
+        self._renew_at = 0.0
+        self._troubled = False
         self._broker = broker
         self._lease = lease
         self._every = every or lease / 3
@@ -61,26 +65,27 @@ class LeaseKeeper:
         self._rung.set()
 
     def _serve(self) -> None:
-        renew_at, troubled = 0.0, False
         while not self._stopping:
-            pause = min(_LONGEST_PAUSE, self._every)
-            try:
-                if time.monotonic() >= renew_at:
-                    self._broker.renew(list(self._incarnations()), self._lease)
-                    renew_at = time.monotonic() + self._every
-                reaped = self._broker.reap()
-            except Exception as error:
-                troubled = True
-                self._on_trouble(error)
-                if not isinstance(error, BrokerUnavailable):
-                    logger.exception("the lease keeper goes on after an error")
-            else:
-                if troubled:
-                    troubled = False
-                    self._on_trouble(None)
-                if reaped.returned:
-                    logger.warning("returned %d message(s) of workers that fell silent", reaped.returned)
-                if reaped.next_due is not None:
-                    pause = min(pause, max(reaped.next_due, 0.001))
-            self._rung.wait(pause)
+            self._rung.wait(self.turn())
             self._rung.clear()
+
+    def turn(self) -> float:
+        """Renew the leases if it is time to, and give back what is over; answer after how many seconds to do so again."""
+        pause = min(_LONGEST_PAUSE, self._every)
+        try:
+            if self._clock.monotonic() >= self._renew_at:
+                self._broker.renew(list(self._incarnations()), self._lease)
+                self._renew_at = self._clock.monotonic() + self._every
+            reaped = self._broker.reap()
+        except Exception as error:
+            self._troubled = True
+            self._on_trouble(error)
+            if not isinstance(error, BrokerUnavailable):
+                logger.exception("the lease keeper goes on after an error")
+            return pause
+        if self._troubled:
+            self._troubled = False
+            self._on_trouble(None)
+        if reaped.returned:
+            logger.warning("returned %d message(s) of workers that fell silent", reaped.returned)
+        return pause if reaped.next_due is None else min(pause, max(reaped.next_due, 0.001))
