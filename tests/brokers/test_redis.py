@@ -138,7 +138,7 @@ def lists(client, prefix=b"") -> dict[bytes, list[bytes]]:
 
 def clean(client) -> None:
     """Nothing is left but what numbers the claims and, for a minute, the publishes."""
-    numbers = {key for key in client.keys() if key.startswith(b"jumpstarter.publisher.")}
+    numbers = {key for key in client.scan_iter() if key.startswith(b"jumpstarter.publisher.")}
     assert set(client.keys()) - numbers <= {b"jumpstarter.epoch"}
     assert all(0 < client.ttl(key) <= 120 for key in numbers)
 

@@ -10,17 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, Final
 
 import hiredis
 
-from jumpstarter._redis import AWAY, Argument, LinkDown, Links
+from jumpstarter._redis import AWAY, Argument, LinkDown, Links, Script
 from jumpstarter.brokers.redis import layout
 from jumpstarter.brokers.redis.layout import Keys
-from jumpstarter.brokers.redis.waiter import load
 from jumpstarter.errors import PublishTimeout, QueueNotFound
 
-PUBLISH: Final = load("publish")
+
+def _load(name: str) -> Script:
+    # Without the pieces that the others share: making them costs as much as the work does.
+    return Script((files("jumpstarter.brokers.redis") / "lua" / f"{name}.lua").read_text("utf-8"))
+
+
+PUBLISH: Final = _load("publish")
+PUBLISH_ONE: Final = _load("publish_one")
 
 #: Seconds for which the server remembers a call's number beyond the call's own deadline.
 REMEMBERED: Final = 60
@@ -29,8 +36,6 @@ FIRST_PAUSE: Final = 0.01
 LONGEST_PAUSE: Final = 0.25
 #: Seconds of which no half is kept back for another attempt.
 SHORT: Final = 0.1
-#: The place among the script's keys where the lists begin.
-FIRST_LIST: Final = 3
 
 #: ``(queue, list, due or empty, bytes)`` of a message.
 Item = tuple[str, str, str, bytes]
@@ -65,12 +70,18 @@ class Publisher:
         :raises QueueNotFound: a key holds something that is no queue; nothing was sent.
         """
         deadline = time.monotonic() + within
-        queues, keys, arguments = self._arrange(items)
         numbering = self._take()
         numbering.number += 1
-        reply = self._deliver(
-            [numbering.key, self._keys.parked, *keys], [numbering.number, int(REMEMBERED + within), *arguments], deadline, within
-        )
+        head: list[Argument] = [numbering.number, int(REMEMBERED + within)]
+        if len(items) == 1 and not items[0][2]:
+            ((queue, target, _, payload),) = items
+            queues = [queue]
+            reply = self._deliver(PUBLISH_ONE, [numbering.key, target], [*head, payload], deadline, within)
+        else:
+            queues, lists, arguments = self._arrange(items)
+            queues.insert(0, self._keys.parked)
+            keys = [numbering.key, self._keys.parked, *lists]
+            reply = self._deliver(PUBLISH, keys, [*head, *arguments], deadline, within)
         # Not in a finally: a call in doubt may be carried out late, so nobody else may use its name.
         self._idle.append(numbering)
         if isinstance(reply, hiredis.ReplyError):
@@ -99,13 +110,15 @@ class Publisher:
             arguments += payloads
         return list(queues.values()), list(pushed), arguments
 
-    def _deliver(self, keys: Sequence[Argument], arguments: Sequence[Argument], deadline: float, within: float) -> Any:
+    def _deliver(
+        self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument], deadline: float, within: float
+    ) -> Any:
         """The script's reply, as soon as one arrives.
 
         :raises BrokerUnavailable: nothing was sent.
         :raises PublishTimeout: it was sent, and no reply came in time.
         """
-        command = PUBLISH.command(keys, arguments)
+        command = script.command(keys, arguments)
         doubt: LinkDown | None = None
         pause = 0.0
         while True:
@@ -122,7 +135,7 @@ class Publisher:
                 else:
                     self._links.give(link)
                     if _says(reply, "NOSCRIPT"):
-                        command = PUBLISH.command(keys, arguments, whole=True)
+                        command = script.command(keys, arguments, whole=True)
                         continue
                     if doubt is None or not _says(reply, AWAY):
                         return reply
@@ -132,12 +145,10 @@ class Publisher:
             pause = min(pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
 
     def _error(self, message: str, queues: Sequence[str]) -> Exception:
+        """:param queues: what the script's keys are about, from the second key on."""
         if not message.startswith("WRONGTYPE"):
             return self._links.error(message)
-        place = int(message.split()[1]) - FIRST_LIST
-        if place < 0:
-            return QueueNotFound(self._keys.parked, "this key of Jumpstarter's holds something else: delete or rename it")
-        return QueueNotFound(queues[place], "its key in Redis holds something that is no list: delete or rename it")
+        return QueueNotFound(queues[int(message.split()[1]) - 2], "its key in Redis holds something else: delete or rename it")
 
 
 def _half_way(deadline: float) -> float:
