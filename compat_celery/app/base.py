@@ -704,7 +704,8 @@ class Celery:
     ) -> Any:
         """Publish a call of a task, by its name. The options are those of ``Task.apply_async``.
 
-        :raises OperationalError: the broker cannot be reached.
+        :raises NotPublished: the broker cannot be reached; nothing was sent. An OperationalError, as the next one is.
+        :raises PublishUnconfirmed: the broker does not answer; whether it has the message is unknown.
         :raises EncodeError: the arguments cannot be serialised.
         """
         amqp, conf = self.amqp, self.conf
@@ -797,9 +798,20 @@ class Celery:
         return left
 
     @contextmanager
-    def bulk_publish(self) -> Iterator[None]:
-        """What is published to the app's broker in the block is sent in one round trip at its end; nothing when it raises."""
-        with publisher.bulk_publish(self):
+    def bulk_publish(
+        self, *, retry: bool | None = None, retry_policy: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Iterator[None]:
+        """What is published to the app's broker in the block is sent in one round trip at its end; nothing when it raises.
+
+        More than 10,000 messages, or 32 MiB, go in several parts.
+
+        :param retry: try again while the broker cannot be reached (default: the setting ``task_publish_retry``).
+        :param retry_policy: what differs from the setting ``task_publish_retry_policy``.
+        :param timeout: seconds for each part (default: the setting ``task_publish_timeout``).
+        :raises NotPublished: nothing of the last part was sent.
+        :raises PublishUnconfirmed: whether the last part arrived is unknown. The error's ``sent`` has the ids of earlier parts.
+        """
+        with publisher.bulk_publish(self, retry=retry, retry_policy=retry_policy, timeout=timeout):
             yield
 
     def signature(self, *args: Any, **kwargs: Any) -> Any:
