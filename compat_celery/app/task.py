@@ -13,7 +13,6 @@ import anyio.to_thread
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from kombu import serialization
 from kombu.exceptions import OperationalError
-from kombu.utils.uuid import uuid
 
 from compat_celery import states
 from compat_celery._names import celery_named
@@ -25,6 +24,7 @@ from compat_celery.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExc
 from compat_celery.local import class_property
 from compat_celery.utils import abstract, deprecated
 from compat_celery.utils.functional import is_coroutine_function, mattrgetter, maybe_list
+from compat_celery.utils.ids import uuid
 from compat_celery.utils.imports import instantiate
 from compat_celery.utils.nodenames import gethostname
 from compat_celery.utils.serialization import raise_with_context
@@ -429,7 +429,7 @@ class Task:
             args, kwargs = self._dump_pydantic_arguments(args, kwargs)
         options.setdefault("ignore_result", self.ignore_result)
         app = self._get_app()
-        if app.conf.task_always_eager:
+        if app.conf["task_always_eager"]:
             return self._apply_eagerly(app, args, kwargs, task_id, producer, link, link_error, options)
         return app.send_task(  # type: ignore[no-any-return] # an AsyncResult
             self.name,
