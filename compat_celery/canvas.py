@@ -36,7 +36,6 @@ from types import GeneratorType
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 from kombu.utils.functional import fxrange, reprcall
-from kombu.utils.uuid import uuid
 from vine import barrier
 
 from compat_celery._state import current_app
@@ -46,6 +45,7 @@ from compat_celery.states import IGNORED, REJECTED
 from compat_celery.utils import abstract
 from compat_celery.utils.functional import _regen, is_list, maybe_list, regen
 from compat_celery.utils.functional import chunks as _chunks
+from compat_celery.utils.ids import uuid
 from compat_celery.utils.text import remove_repeating_from_task, truncate
 
 __all__ = (

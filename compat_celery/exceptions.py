@@ -18,6 +18,9 @@
     │   ├── BackendGetMetaError
     │   └── BackendStoreError
     ├── OperationalError                  kombu's: the broker cannot be reached
+    │   └── PublishError                  a call was not published, or nobody knows
+    │       ├── NotPublished              nothing was sent
+    │       └── PublishUnconfirmed        it was sent, and whether it arrived is unknown
     ├── SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated      billiard's
     └── UserWarning
         └── CeleryWarning: AlwaysEagerIgnored, DuplicateNodenameWarning, DuplicateTaskNameWarning, FixupWarning,
@@ -61,8 +64,11 @@ __all__ = (
     "InvalidTaskError",
     "MaxRetriesExceededError",
     "NotConfigured",
+    "NotPublished",
     "NotRegistered",
     "OperationalError",
+    "PublishError",
+    "PublishUnconfirmed",
     "QueueNotFound",
     "Reject",
     "Retry",
@@ -296,6 +302,30 @@ SystemTerminate = WorkerTerminate
 @celery_named
 class WorkerShutdown(SystemExit):
     """The worker shall end when its running tasks are done."""
+
+
+@celery_named
+class PublishError(OperationalError):  # type: ignore[misc] # kombu has no annotations
+    """A call could not be published in time. Which of the two it is tells whether it may be published again.
+
+    :ivar sent: ids of the tasks of the same bulk that were sent before; empty where one call was published alone.
+    """
+
+    sent: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text} The first {len(self.sent)} messages of the bulk were sent before." if self.sent else text
+
+
+@celery_named
+class NotPublished(PublishError):
+    """Nothing was sent: it may be published again."""
+
+
+@celery_named
+class PublishUnconfirmed(PublishError):
+    """It was sent, and no answer came: whether it arrived is unknown, and whoever publishes it again may publish it twice."""
 
 
 @celery_named

@@ -36,7 +36,7 @@ _READ_SIZE: Final = 1 << 18
 #: Idle connections kept for the next call; more than that many threads at once is rare.
 _SPARE: Final = 8
 #: Replies that say "not now": the server lives but cannot serve us, so callers treat it as away.
-_AWAY: Final = (
+AWAY: Final = (
     "BUSY ",
     "CLUSTERDOWN",
     "LOADING",
@@ -437,7 +437,7 @@ class Links:
         return reply
 
     def error(self, message: str) -> Exception:
-        return self._unavailable(message) if message.startswith(_AWAY) else self._refused(message)
+        return self._unavailable(message) if message.startswith(AWAY) else self._refused(message)
 
     def down(self, error: LinkDown) -> Exception:
         return self._unavailable(error)

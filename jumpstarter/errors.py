@@ -15,7 +15,8 @@
     │   └── StopTimeout               an actor did not stop within its grace
     ├── BrokerError
     │   ├── BrokerUnavailable         the server does not answer; what is held stays held
-    │   │   └── PublishTimeout        a publish did not finish within its deadline
+    │   │   └── PublishUnconfirmed    messages were sent, and whether they arrived is unknown
+    │   │       └── PublishTimeout    … when the deadline was reached
     │   └── QueueNotFound
     ├── ResultsError
     │   └── ResultsUnavailable        the server of the results does not answer
@@ -156,8 +157,15 @@ class BrokerUnavailable(BrokerError):
         self.url = url
 
 
-class PublishTimeout(BrokerUnavailable):
-    """A publish did not finish within its deadline; whether the message arrived is unknown."""
+class PublishUnconfirmed(BrokerUnavailable):
+    """The connection broke after messages were sent and before the broker said that it has them: whether it has is unknown.
+
+    Whoever publishes them again may publish them twice.
+    """
+
+
+class PublishTimeout(PublishUnconfirmed):
+    """A publish did not finish within its deadline; whether the messages arrived is unknown."""
 
 
 class QueueNotFound(BrokerError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import numbers
+import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ("AMQP", "Queues", "task_message")
 
 logger = logging.getLogger("celery.app.amqp")
+
+#: The name of this process as the origin of its messages.
+_origin = cache(anon_nodename)
+os.register_at_fork(after_in_child=_origin.cache_clear)
 
 #: The earliest time that all peers can represent, in seconds.
 INT_MIN = -2147483648
@@ -369,14 +374,14 @@ class AMQP:
         :raises ValueError: a time is out of range.
         """
         args, kwargs = _checked_arguments(args, kwargs)
-        levels = self.app.conf.task_repr_maxlevels
+        levels = self.app.conf["task_repr_maxlevels"]
         return task_message_v2(
             task_id,
             name,
             args,
             kwargs,
-            eta=_iso(self._from_now(countdown, "countdown", now, timezone) if countdown else eta),
-            expires=_iso(self._from_now(expires, "expires", now, timezone) if isinstance(expires, numbers.Real) else expires),
+            eta=self._moment(countdown or None, eta, "countdown", now, timezone),
+            expires=self._moment(expires, None, "expires", now, timezone),
             group_id=group_id,
             group_index=group_index,
             retries=retries,
@@ -390,7 +395,7 @@ class AMQP:
             root_id=root_id,
             parent_id=parent_id,
             shadow=shadow,
-            origin=origin or anon_nodename(),
+            origin=origin or _origin(),
             ignore_result=ignore_result,
             argsrepr=saferepr(args, self.argsrepr_maxsize, levels) if argsrepr is None else argsrepr,
             kwargsrepr=saferepr(kwargs, self.kwargsrepr_maxsize, levels) if kwargsrepr is None else kwargsrepr,
@@ -433,8 +438,8 @@ class AMQP:
             name,
             args,
             kwargs,
-            eta=_iso(self._from_now(countdown, "countdown", now, timezone) if countdown else eta),
-            expires=_iso(self._from_now(expires, "expires", now, timezone) if isinstance(expires, numbers.Real) else expires),
+            eta=self._moment(countdown or None, eta, "countdown", now, timezone),
+            expires=self._moment(expires, None, "expires", now, timezone),
             group_id=group_id,
             group_index=group_index,
             retries=retries,
@@ -447,6 +452,12 @@ class AMQP:
             utc=self.utc,
             sent_event=create_sent_event,
         )
+
+    def _moment(self, given: Any, other: Any, what: str, now: datetime | None, timezone: tzinfo | None) -> str | None:
+        """ISO 8601 for what is given (seconds from now, a datetime or text), else for the other; None for nothing."""
+        if given is None:
+            return None if other is None else _iso(other)
+        return _iso(self._from_now(given, what, now, timezone) if isinstance(given, numbers.Real) else given)
 
     def _from_now(self, seconds: Any, what: str, now: datetime | None, timezone: tzinfo | None) -> datetime:
         moment = add_seconds_to_datetime(now or self.app.now(), self._verify_seconds(seconds, what))
@@ -501,7 +512,8 @@ class AMQP:
         """
         defaults = self._publish_defaults
         message_headers, properties, body, sent_event = message
-        message_headers.update(headers or {})
+        if headers:
+            message_headers.update(headers)
         properties.update(kwargs)
         if queue is None and exchange is None:
             queue = self.default_queue
@@ -511,8 +523,9 @@ class AMQP:
         if declare is None and queue is not None and not isinstance(queue, Broadcast):
             declare = [queue]
         retry = defaults.retry if retry is None else retry
-        policy = {**defaults.retry_policy, **(retry_policy or {})}
+        policy = {**defaults.retry_policy, **retry_policy} if retry_policy else defaults.retry_policy
         if signals.before_task_publish.receivers:
+            policy = dict(policy)
             signals.before_task_publish.send(
                 sender=name,
                 body=body,
@@ -612,8 +625,14 @@ def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
+#: What arguments are in nearly all calls.
+_PLAIN = frozenset({list, tuple})
+
+
 def _checked_arguments(args: Any, kwargs: Any) -> tuple[Iterable[Any], Mapping[str, Any]]:
     args, kwargs = args or (), kwargs or {}
+    if type(args) in _PLAIN and type(kwargs) is dict:
+        return args, kwargs  # nearly all; asking whether something is a Mapping costs more
     if not isinstance(args, list | tuple):
         raise TypeError("task args must be a list or tuple")
     if not isinstance(kwargs, Mapping):

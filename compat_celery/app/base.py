@@ -12,7 +12,7 @@ import types
 import warnings
 from collections import UserDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
 from functools import cached_property, partial
 from operator import attrgetter
@@ -23,7 +23,6 @@ from kombu import pools
 from kombu.clocks import LamportClock
 from kombu.common import oid_from
 from kombu.exceptions import LimitExceeded
-from kombu.utils.uuid import uuid
 from vine import starpromise
 
 from compat_celery import signals
@@ -67,6 +66,7 @@ from compat_celery.utils import abstract
 from compat_celery.utils.collections import AttributeDictMixin
 from compat_celery.utils.dispatch import Signal
 from compat_celery.utils.functional import first, head_from_fun, is_coroutine_function, maybe_list
+from compat_celery.utils.ids import uuid
 from compat_celery.utils.imports import gen_task_name, instantiate, qualname, symbol_by_name
 from compat_celery.utils.log import get_logger
 from compat_celery.utils.objects import FallbackContext, mro_lookup
@@ -704,26 +704,28 @@ class Celery:
     ) -> Any:
         """Publish a call of a task, by its name. The options are those of ``Task.apply_async``.
 
-        :raises OperationalError: the broker cannot be reached.
+        :raises NotPublished: the broker cannot be reached; nothing was sent. An OperationalError, as the next one is.
+        :raises PublishUnconfirmed: the broker does not answer; whether it has the message is unknown.
         :raises EncodeError: the arguments cannot be serialised.
         """
         amqp, conf = self.amqp, self.conf
         task_id = task_id or uuid()
-        if conf.task_always_eager:
-            warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=2)
+        of_task: dict[str, Any] = {}
         if task_type is None:
+            if conf["task_always_eager"]:
+                warnings.warn(AlwaysEagerIgnored("task_always_eager has no effect on send_task"), stacklevel=2)
             # From the registry itself: a name that is not there is another program's task, and no reason to finalize the app.
             task_type = self._tasks.get(name) if hasattr(self._tasks, "get") else None
-            options = {**_options_of(task_type), **options}
-        limits = {"time_limit": time_limit, "soft_time_limit": soft_time_limit, "expires": expires}
-        for option in LIMITS:
-            of_task = options.pop(option, None)
-            if limits[option] is _OMITTED:
-                limits[option] = of_task
+            of_task = _options_of(task_type)
+            options = {**{option: value for option, value in of_task.items() if option not in LIMITS}, **options}
+        expires, time_limit, soft_time_limit = (
+            of_task.get(option) if given is _OMITTED else given
+            for option, given in (("expires", expires), ("time_limit", time_limit), ("soft_time_limit", soft_time_limit))
+        )
         ignore_result = options.pop("ignore_result", None)
         options = (router or amqp.router).route(options, route_name or name, args, kwargs, task_type)
-        if limits["expires"] is not None:
-            options["expiration"] = self._seconds_until(limits["expires"], task_id)
+        if expires is not None:
+            options["expiration"] = self._seconds_until(expires, task_id)
         root_id, parent_id = self._family(root_id, parent_id, options)
         message = amqp.create_task_message(
             task_id,
@@ -734,15 +736,15 @@ class Celery:
             eta,
             group_id,
             group_index,
-            limits["expires"],
+            expires,
             retries,
             chord,
             maybe_list(link),
             maybe_list(link_error),
             reply_to or self.thread_oid,
-            limits["time_limit"],
-            limits["soft_time_limit"],
-            conf.task_send_sent_event,
+            time_limit,
+            soft_time_limit,
+            conf["task_send_sent_event"],
             root_id,
             parent_id,
             shadow,
@@ -769,10 +771,15 @@ class Celery:
         if connection is not None:
             is_ours = isinstance(connection, publisher.Connection)
             producer = connection.Producer() if is_ours else amqp.Producer(connection, auto_declare=False)
-        with self.producer_or_acquire(producer) as chosen, _library_errors(chosen):
+        with self.producer_or_acquire(producer) as chosen:
             if not ignore_result:
                 self.backend.on_task_call(chosen, task_id)
-            amqp.send_task_message(chosen, name, message, **options)
+            if isinstance(chosen, publisher.Producer):
+                amqp.send_task_message(chosen, name, message, **options)
+                return
+            # A Kombu producer raises its transport's errors; callers catch Kombu's. Ours raises those itself.
+            with chosen.connection._reraise_as_library_errors():
+                amqp.send_task_message(chosen, name, message, **options)
 
     def _family(self, root_id: str | None, parent_id: str | None, options: dict[str, Any]) -> tuple[str | None, str | None]:
         """The ids of root and parent: of the task that calls, unless they are given. It may pass on its priority, too."""
@@ -797,9 +804,20 @@ class Celery:
         return left
 
     @contextmanager
-    def bulk_publish(self) -> Iterator[None]:
-        """What is published to the app's broker in the block is sent in one round trip at its end; nothing when it raises."""
-        with publisher.bulk_publish(self):
+    def bulk_publish(
+        self, *, retry: bool | None = None, retry_policy: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Iterator[None]:
+        """What is published to the app's broker in the block is sent in one round trip at its end; nothing when it raises.
+
+        More than 10,000 messages, or 32 MiB, go in several parts.
+
+        :param retry: try again while the broker cannot be reached (default: the setting ``task_publish_retry``).
+        :param retry_policy: what differs from the setting ``task_publish_retry_policy``.
+        :param timeout: seconds for each part (default: the setting ``task_publish_timeout``).
+        :raises NotPublished: nothing of the last part was sent.
+        :raises PublishUnconfirmed: whether the last part arrived is unknown. The error's ``sent`` has the ids of earlier parts.
+        """
+        with publisher.bulk_publish(self, retry=retry, retry_policy=retry_policy, timeout=timeout):
             yield
 
     def signature(self, *args: Any, **kwargs: Any) -> Any:
@@ -1187,10 +1205,3 @@ def _options_of(task: Any) -> dict[str, Any]:
     """What a task says about its calls."""
     options = task._get_exec_options() if inspect.ismethod(getattr(task, "_get_exec_options", None)) else None
     return {name: value for name, value in (options or {}).items() if value is not None}
-
-
-def _library_errors(producer: Any) -> AbstractContextManager[Any]:
-    """A Kombu producer raises its transport's errors; callers catch Kombu's. Ours raises those itself."""
-    if isinstance(producer, publisher.Producer):
-        return nullcontext()
-    return producer.connection._reraise_as_library_errors()  # type: ignore[no-any-return] # kombu's context manager

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import cached_property
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,11 +22,12 @@ from kombu.exceptions import OperationalError
 
 from compat_celery import protocol
 from compat_celery.app.utils import sanitize_url
-from compat_celery.exceptions import ImproperlyConfigured, QueueNotFound
+from compat_celery.exceptions import ImproperlyConfigured, NotPublished, PublishError, PublishUnconfirmed, QueueNotFound
+from jumpstarter import errors
 from jumpstarter.abc.broker import Broker
 from jumpstarter.brokers import open_broker
 from jumpstarter.embedded.home import file_in, home
-from jumpstarter.errors import BrokerUnavailable, ConfigurationError, PublishTimeout
+from jumpstarter.errors import BrokerUnavailable, ConfigurationError
 from jumpstarter.jobs import Envelope
 from jumpstarter.telemetry import tracing
 
@@ -58,8 +61,13 @@ REDIS_OPTIONS = {
 }
 SQLITE_OPTIONS = {"synchronous": "synchronous"}
 
-#: At most so many messages are kept for one round trip of a bulk.
+#: At most so many messages and so many bytes of bodies are kept for one round trip of a bulk. Servers limit what one call may carry
+#: (Redis by default to 1 GB), and are busy with nothing else meanwhile: 25 ms for 10,000 small ones.
 BULK_LIMIT = 10_000
+BULK_BYTES = 32 << 20
+
+#: Seconds for a publish where no setting says another number: Celery's default for making a connection.
+PUBLISH_TIMEOUT = 4.0
 
 
 # Which broker.
@@ -148,23 +156,33 @@ def _options_for(conf: Any, url: str) -> dict[str, Any]:
 class _Sink:
     """Collects what is published in a context, and what shall be done once it is sent."""
 
-    __slots__ = ("after", "app", "envelopes", "send")
+    __slots__ = ("after", "app", "bytes", "envelopes", "send", "sent")
 
     def __init__(self, app: Celery | None = None, send: Callable[[Sequence[Envelope]], None] | None = None) -> None:
         self.app = app
         self.envelopes: list[Envelope] = []
         self.after: list[Callable[[], None]] = []
         self.send = send
+        self.bytes = 0
+        self.sent: list[str] = []
 
     def add(self, envelope: Envelope) -> None:
+        if self.send is not None:
+            # Before it is added: what must not be split (a chord's header) is at most as much as fits.
+            if len(self.envelopes) >= BULK_LIMIT or self.bytes + len(envelope.body) > BULK_BYTES:
+                self.flush()
+            self.bytes += len(envelope.body)
         self.envelopes.append(envelope)
-        if self.send is not None and len(self.envelopes) >= BULK_LIMIT:
-            self.flush()
 
     def flush(self) -> None:
-        envelopes, self.envelopes = self.envelopes, []
+        envelopes, self.envelopes, self.bytes = self.envelopes, [], 0
         if envelopes and self.send is not None:
-            self.send(envelopes)
+            try:
+                self.send(envelopes)
+            except PublishError as error:
+                error.sent = tuple(self.sent)
+                raise
+            self.sent += [str(envelope.headers.get("id")) for envelope in envelopes]
         self.announce()
 
     def announce(self) -> None:
@@ -189,15 +207,31 @@ def capture() -> Iterator[list[Envelope]]:
 
 
 @contextmanager
-def bulk_publish(app: Celery) -> Iterator[None]:
+def bulk_publish(
+    app: Celery, *, retry: bool | None = None, retry_policy: Mapping[str, Any] | None = None, timeout: float | None = None
+) -> Iterator[None]:
     """What the app's own producer publishes in the block is sent in one round trip at its end; nothing of it when the block raises.
 
-    Within another such block, or one of :func:`capture`, the outer one decides. After 10,000 messages a part is sent early.
+    Within another such block, or one of :func:`capture`, the outer one decides. More than 10,000 messages, or more than 32 MiB of
+    bodies, are sent in several parts, the first ones early.
+
+    :param retry: as of :meth:`Producer.publish`; None: as the settings say.
+    :param retry_policy: what differs from the policy in the settings.
+    :param timeout: seconds for each part.
+    :raises PublishError: the last part was not sent, or nobody knows; ``sent`` names what was sent before.
     """
     if _sink.get() is not None:
         yield
         return
-    sink = _Sink(app, send=app.producer_pool.acquire().send)
+    conf = app.conf
+    policy = {**conf.task_publish_retry_policy, **(retry_policy or {})}
+    once = not (conf.task_publish_retry if retry is None else retry)
+    producer = app.producer_pool.acquire()
+
+    def send(envelopes: Sequence[Envelope]) -> None:
+        producer.send(envelopes, None if once else policy, timeout)
+
+    sink = _Sink(app, send)
     token = _sink.set(sink)
     try:
         yield
@@ -216,6 +250,12 @@ def on_sent(announce: Callable[[], None]) -> None:
 
 
 # The producer.
+
+NOTHING_SENT = (
+    "Nothing was sent ({attempts} attempts in {seconds:.1f} s). Start the broker or correct broker_url; task_publish_retry_policy "
+    "and task_publish_timeout say how long it is tried."
+)
+IN_DOUBT = "It was sent, and whether it arrived is unknown: if it is published again, it may run twice."
 
 
 class Producer:
@@ -258,9 +298,10 @@ class Producer:
 
         :param retry: try again while the broker cannot be reached, as ``retry_policy`` says.
         :param expiration: seconds.
-        :param timeout: seconds for one attempt (default: the setting ``broker_connection_timeout``).
+        :param timeout: seconds for all attempts together (default: the setting ``task_publish_timeout``).
         :raises EncodeError: the body cannot be serialised.
-        :raises OperationalError: the broker cannot be reached.
+        :raises NotPublished: the broker cannot be reached; nothing was sent.
+        :raises PublishUnconfirmed: the broker does not answer; whether it has the message is unknown.
         """
         if content_type is None:
             payload = protocol.encode(body, serializer or self.serializer or "json", compression)
@@ -333,13 +374,16 @@ class Producer:
             self._broker = broker_for(self.app, self.url, write=True)
         return self._broker
 
-    def _switch(self) -> Broker:
-        """The next of the alternates, from now on; the same broker if there are none."""
-        if self.url is None and self._broker is not None:
-            brokers = [broker_for(self.app, url) for url in broker_urls(self.app, write=True)]
-            if self._broker in brokers:
-                self._broker = brokers[(brokers.index(self._broker) + 1) % len(brokers)]
-        return self.broker
+    @cached_property
+    def _alternates(self) -> list[Broker]:
+        """The brokers that it may publish to."""
+        urls = broker_urls(self.app, write=True) if self.url is None else [self.url]
+        return [broker_for(self.app, url) for url in urls]
+
+    def _leave(self, broker: Broker) -> None:
+        """Publish to the next of the alternates from now on, unless another thread has left this one already."""
+        if self._broker is broker and broker in self._alternates:
+            self._broker = self._alternates[(self._alternates.index(broker) + 1) % len(self._alternates)]
 
     @property
     def connection(self) -> Any:
@@ -352,25 +396,43 @@ class Producer:
         """Send the messages in one round trip.
 
         :param retry_policy: ``max_retries``, ``interval_start``, ``interval_step`` and ``interval_max`` (seconds); None: try once.
-        :raises OperationalError: the broker cannot be reached.
+        :param timeout: seconds for all attempts together; None: the setting ``task_publish_timeout``.
+        :raises NotPublished: nothing was sent.
+        :raises PublishUnconfirmed: whether they arrived is unknown. This is not tried again: they might arrive twice.
         """
-        broker = self.broker
-        timeout = timeout or self.app.conf.broker_connection_timeout or None
+        within = self._seconds(timeout)
+        began = time.monotonic()
         waits = _waits(retry_policy) if retry_policy is not None else iter(())
-        while True:
+        for attempt in count(1):
+            broker = self.broker
+            left = began + within - time.monotonic()
             try:
-                broker.publish(envelopes, timeout=timeout)
-            except PublishTimeout as error:
-                # Not tried again: the message may have arrived, and the time that the caller gave is over.
-                raise OperationalError(str(error)) from error
+                # A share for each alternate that was not tried yet: one that is silent must not take the others' time.
+                broker.publish(envelopes, timeout=left / max(1, len(self._alternates) - attempt + 1))
+            except errors.PublishUnconfirmed as error:
+                self._leave(broker)
+                raise PublishUnconfirmed(f"{error}. {IN_DOUBT}") from error
             except BrokerUnavailable as error:
+                self._leave(broker)
                 wait = next(waits, None)
-                if wait is None:
-                    raise OperationalError(str(error)) from error
+                passed = time.monotonic() - began
+                if wait is None or passed + wait >= within:
+                    raise NotPublished(f"{error}. {NOTHING_SENT.format(attempts=attempt, seconds=passed)}") from error
                 time.sleep(wait)
-                broker = self._switch()
             else:
                 return
+
+    def _seconds(self, timeout: float | None) -> float:
+        seconds = self._default_timeout if timeout is None else timeout
+        if not 0 < seconds < float("inf"):
+            raise ValueError(f"a publish takes a number of seconds above 0 as its timeout, not {seconds!r}")
+        return seconds
+
+    @cached_property
+    def _default_timeout(self) -> float:
+        """Seconds; read at the first publish, as Celery reads what a publish needs."""
+        conf = self.app.conf
+        return float(conf.get("task_publish_timeout") or conf.broker_connection_timeout or PUBLISH_TIMEOUT)
 
     # What programs do with producers that they get from a pool.
 

@@ -69,7 +69,10 @@ class Router:
             if route:
                 return lpmerge(self.expand_destination(route), options)
         if "queue" not in options:
-            options = lpmerge(self.expand_destination(self.app.conf.task_default_queue), options)
+            options = {option: value for option, value in options.items() if value is not None}
+            default = self.app.conf["task_default_queue"]
+            if default:
+                options["queue"] = self._queue(default)
         return options
 
     def expand_destination(self, route: Any) -> dict[str, Any]:

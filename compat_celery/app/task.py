@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +13,6 @@ import anyio.to_thread
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from kombu import serialization
 from kombu.exceptions import OperationalError
-from kombu.utils.uuid import uuid
 
 from compat_celery import states
 from compat_celery._names import celery_named
@@ -25,6 +24,7 @@ from compat_celery.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExc
 from compat_celery.local import class_property
 from compat_celery.utils import abstract, deprecated
 from compat_celery.utils.functional import is_coroutine_function, mattrgetter, maybe_list
+from compat_celery.utils.ids import uuid
 from compat_celery.utils.imports import instantiate
 from compat_celery.utils.nodenames import gethostname
 from compat_celery.utils.serialization import raise_with_context
@@ -409,10 +409,11 @@ class Task:
         :param shadow: a name for logs.
         :param options: ``countdown`` (seconds), ``eta`` (datetime), ``expires`` (seconds or datetime), ``queue``, ``exchange``,
             ``routing_key``, ``priority``, ``serializer``, ``compression``, ``headers``, ``retry``, ``retry_policy``,
-            ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``add_to_parent``, ``connection`` …; unknown ones become
-            properties of the message.
+            ``timeout`` (seconds for publishing), ``time_limit``, ``soft_time_limit``, ``ignore_result``, ``add_to_parent``,
+            ``connection`` …; unknown ones become properties of the message.
         :raises TypeError: the function would refuse the arguments.
-        :raises OperationalError: the broker cannot be reached.
+        :raises NotPublished: the broker cannot be reached; nothing was sent. An OperationalError, as the next one is.
+        :raises PublishUnconfirmed: the broker does not answer; whether it has the message is unknown.
         :raises EncodeError: the arguments cannot be serialised.
         """
         if self.soft_time_limit and self.time_limit and self.soft_time_limit > self.time_limit:
@@ -431,7 +432,7 @@ class Task:
             args, kwargs = self._dump_pydantic_arguments(args, kwargs)
         options.setdefault("ignore_result", self.ignore_result)
         app = self._get_app()
-        if app.conf.task_always_eager:
+        if app.conf["task_always_eager"]:
             return self._apply_eagerly(app, args, kwargs, task_id, producer, link, link_error, options)
         return app.send_task(  # type: ignore[no-any-return] # an AsyncResult
             self.name,
@@ -446,6 +447,30 @@ class Task:
             task_type=self,
             **options,
         )
+
+    def apply_async_many(
+        self, args_list: Any = None, kwargs_list: Any = None, *, task_ids: Iterable[str] | None = None, **options: Any
+    ) -> list[AsyncResult]:
+        """Call the task many times, and publish all calls in one round trip.
+
+        :param args_list: positional arguments of each call; None: there are none.
+        :param kwargs_list: keyword arguments of each call; None: there are none. As many as ``args_list`` has.
+        :param task_ids: ids of the calls; random ones if not given.
+        :param options: of all calls, as of :meth:`apply_async`.
+        :raises ValueError: the lists have different lengths.
+        :raises NotPublished: nothing was sent. More than 10,000 calls, or 32 MiB, go in several parts: the error's ``sent`` has
+            the ids of earlier ones.
+        :raises PublishUnconfirmed: whether the calls arrived is unknown; those in ``sent`` did.
+        """
+        if "task_id" in options:
+            raise TypeError("every call has an id of its own: give task_ids")
+        columns = {"args": args_list, "kwargs": kwargs_list, "task_id": task_ids}
+        given = {name: values for name, values in columns.items() if values is not None}
+        publishing = {name: options[name] for name in ("retry", "retry_policy", "timeout") if name in options}
+        with self._get_app().bulk_publish(**publishing):
+            return [
+                self.apply_async(**dict(zip(given, call, strict=True)), **options) for call in zip(*given.values(), strict=True)
+            ]
 
     def _apply_eagerly(
         self,
@@ -474,6 +499,10 @@ class Task:
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
         """As :meth:`apply_async`, without holding up the loop while the message is sent."""
         return await anyio.to_thread.run_sync(lambda: self.apply_async(args, kwargs, **options))
+
+    async def aapply_async_many(self, args_list: Any = None, kwargs_list: Any = None, **options: Any) -> list[AsyncResult]:
+        """As :meth:`apply_async_many`, without holding up the loop while the messages are made and sent."""
+        return await anyio.to_thread.run_sync(lambda: self.apply_async_many(args_list, kwargs_list, **options))
 
     def shadow_name(self, args: Any, kwargs: Any, options: dict[str, Any]) -> str | None:
         """For subclasses: the name of a call in logs."""

@@ -50,7 +50,14 @@ class Broker(ABC):
 
     @abstractmethod
     def publish(self, envelopes: Sequence[Envelope], *, timeout: float | None = None) -> None:
-        """Send all of them in one round trip, in order. Within ``timeout`` seconds or :class:`PublishTimeout`."""
+        """Send all of them in one round trip, in order; all or nothing where the server can do that.
+
+        It ends within ``timeout`` seconds (the broker's own when None), come what may. A return means that the server has them.
+
+        :raises BrokerUnavailable: nothing was sent, so that the caller may try again.
+        :raises PublishUnconfirmed: whether they arrived is unknown; :class:`PublishTimeout` for want of time. A broker
+            whose server can tell a repetition repeats such a call itself; others must not.
+        """
 
     @abstractmethod
     def claim(self, queues: Sequence[str], limit: int, *, incarnation: str, lease: float) -> list[Delivery]:

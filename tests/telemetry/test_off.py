@@ -90,6 +90,29 @@ def test_before_configure_a_look_at_the_flag_costs_few_calls(run: Run) -> None:
     assert int(result.stdout) <= 3
 
 
+def test_a_look_stays_cheap_when_a_library_has_loaded_the_sdk_and_a_provider_is_found_all_the_same(run: Run) -> None:
+    """redis-py 8 loads it with the first connection."""
+    result = run(
+        """
+        import cProfile, pstats
+        import opentelemetry.sdk.metrics
+        import opentelemetry.trace
+        from jumpstarter.telemetry import tracing
+        assert not tracing.enabled
+        profile = cProfile.Profile()
+        profile.enable()
+        for _ in range(1000):
+            tracing.enabled
+        profile.disable()
+        print(pstats.Stats(profile).total_calls // 1000)
+        from opentelemetry.sdk.trace import TracerProvider
+        opentelemetry.trace.set_tracer_provider(TracerProvider())
+        assert tracing.enabled
+        """
+    )
+    assert int(result.stdout) <= 8
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-import hiredis
-
 from jumpstarter._redis import RESULTS_LUA, Argument, Command, LinkDown, Links, Script, on_fork, parse_address
 from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.brokers.redis import layout
 from jumpstarter.brokers.redis.layout import Keys
+from jumpstarter.brokers.redis.publisher import Publisher
 from jumpstarter.brokers.redis.quarantine import Quarantine as Resting
 from jumpstarter.brokers.redis.waiter import Waiters, load
-from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError, PublishTimeout, QueueNotFound
+from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError, QueueNotFound
 from jumpstarter.jobs import (
     Ack,
     Acked,
@@ -56,7 +55,7 @@ OLDEST_SERVER: Final = (6, 2)
 #: One call settles at most so many claims or so many bytes: a script must not keep the server busy for long.
 SETTLE_AT_ONCE: Final = 250
 BYTES_AT_ONCE: Final = 4 << 20
-#: Messages per LPUSH, tags per round of a return.
+#: Names per call of a renewal, tags per round of a return.
 MANY: Final = 500
 SOME: Final = 64
 #: Seconds after which Kombu's lock frees itself when its owner died (Kombu's own number).
@@ -126,6 +125,7 @@ class RedisBroker(Broker):
         self._links = Links(address, timeout, unavailable=self._unavailable, refused=self._refused)
         self._waiters = Waiters(self._links, self._keys)
         self._quarantine = Resting(self._links, self._keys)
+        self._publisher = Publisher(self._links, self._keys)
         self._start_afresh()
         on_fork(self._after_fork)
 
@@ -139,6 +139,7 @@ class RedisBroker(Broker):
 
     def _after_fork(self) -> None:
         self._waiters.forget()
+        self._publisher.forget()
         self._start_afresh()
 
     def _unavailable(self, why: object) -> BrokerUnavailable:
@@ -150,34 +151,9 @@ class RedisBroker(Broker):
     # Publishing
 
     def publish(self, envelopes: Sequence[Envelope], *, timeout: float | None = None) -> None:
-        if not envelopes:
-            return
-        within = self._timeout if timeout is None else timeout
-        deadline = time.monotonic() + within
-        commands, queues = self._publishing(envelopes)
-        try:
-            # Never sent twice: after a lost connection nobody knows whether the messages arrived.
-            replies = self._links.run(commands, deadline=deadline)
-        except LinkDown as error:
-            if error.late:
-                raise PublishTimeout(self.url, f"no answer to a publish within {within:g} s") from error
-            raise self._links.down(error) from error
-        for reply, queue in zip(replies, queues, strict=True):
-            if isinstance(reply, hiredis.ReplyError):
-                raise self._publish_error(str(reply), queue)
-
-    def _publishing(self, envelopes: Sequence[Envelope]) -> tuple[list[Command], list[str]]:
-        """One command for each run of messages that go to the same key, and the queue that each is about."""
-        commands: list[list[Argument]] = []
-        queues: list[str] = []
-        for envelope in envelopes:
-            target, due, payload = self._to_send(envelope)
-            head: list[Argument] = ["ZADD", self._keys.parked] if due else ["LPUSH", target]
-            if not commands or commands[-1][:2] != head or len(commands[-1]) > MANY:
-                commands.append(head)
-                queues.append(envelope.queue)
-            commands[-1] += [due, payload] if due else [payload]
-        return list(commands), queues
+        if envelopes:
+            items = [(envelope.queue, *self._to_send(envelope)) for envelope in envelopes]
+            self._publisher.publish(items, self._timeout if timeout is None else timeout)
 
     def _to_send(self, envelope: Envelope) -> tuple[str, str, bytes]:
         """The list, the time when it is due (or empty) and the bytes."""
@@ -186,11 +162,6 @@ class RedisBroker(Broker):
         if envelope.due is None:
             return target, "", raw
         return target, _score(envelope.due), layout.parked_member(target, raw, layout.new_name())
-
-    def _publish_error(self, message: str, queue: str) -> Exception:
-        if message.startswith("WRONGTYPE"):
-            return QueueNotFound(queue, "its key in Redis holds something that is no list: delete or rename it")
-        return self._links.error(message)
 
     def bind(self, queue: str, *, exchange: str, routing_key: str = "", pattern: str = "") -> None:
         """Record in Kombu's tables that an exchange leads to a queue, so that Kombu clients that publish to the exchange find it.

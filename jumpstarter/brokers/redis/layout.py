@@ -86,6 +86,9 @@ class Keys:
     def waits_of(self, incarnation: str) -> str:
         return f"{self.prefix}jumpstarter.waits.{incarnation}"
 
+    def publisher(self, name: str) -> str:
+        return f"{self.prefix}jumpstarter.publisher.{name}"
+
     def wait_list(self, incarnation: str, source: str) -> str:
         return f"{self.prefix}jumpstarter.wait.{incarnation}:{source}"
 
