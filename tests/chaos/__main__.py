@@ -2,14 +2,19 @@
 
 python -m tests.chaos storm --broker redis
 python -m tests.chaos storm --broker redis --peer celery
+python -m tests.chaos points --broker redis --broker sqlite-apart
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.chaos.crash import crash, mapping
+from tests.chaos.points import FAULTY, POINTS
 from tests.chaos.storm import Weather, storm
 from tests.peers import PeerUnavailable, Side, genuine, install_peer, our_side, scratch
 
@@ -22,9 +27,11 @@ def say(text: str) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["storm"])
+    parser.add_argument("what", choices=["storm", "points"])
     parser.add_argument("--peer", choices=["ours", "celery"], default="ours")
     parser.add_argument("--broker", action="append", help="which grounds; may be given several times")
+    parser.add_argument("--point", action="append", choices=POINTS, help="crash points: only this one")
+    parser.add_argument("--jobs", type=int, default=3, help="crash points that are tried at a time")
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--visibility", type=float, default=2.0, help="genuine Celery on Redis: its visibility timeout, seconds")
@@ -39,9 +46,10 @@ def main() -> int:
     except PeerUnavailable as why:
         say(str(why))
         return 1
+    run = {"storm": run_storm, "points": run_points}[options.what]
     with scratch("chaos-") as temporary:
         folder = options.keep or temporary
-        return 0 if all([run_storm(side, name, folder, options) for name in options.broker or ["redis", "sqlite"]]) else 1
+        return 0 if all([run(side, name, folder, options) for name in options.broker or ["redis", "sqlite"]]) else 1
 
 
 def run_storm(side: Side, name: str, folder: Path, options: argparse.Namespace) -> bool:
@@ -59,6 +67,22 @@ def run_storm(side: Side, name: str, folder: Path, options: argparse.Namespace) 
     aftermath = storm(side, name, folder / f"storm-{name}", weather, say=say, **more)
     say(aftermath.report())
     return aftermath.passed
+
+
+def run_points(side: Side, name: str, folder: Path, options: argparse.Namespace) -> bool:
+    """Every crash point on these grounds. Most of a crash is waiting, so several run at a time."""
+    wanted = options.point or [point.name for point in POINTS.values() if point.hooks_on(name) != FAULTY]
+    say(f"crash points on {name}:\n{mapping(name)}")
+    began = time.monotonic()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        futures = [pool.submit(crash, side, point, name, folder / f"point-{name}-{point}") for point in wanted]
+        crashes = []
+        for future in futures:
+            crashes.append(future.result())
+            say(f"  {crashes[-1].line() if crashes[-1].passed else crashes[-1].details()}")
+    failed = sum(not crash.passed for crash in crashes)
+    say(f"  {len(crashes)} points, {failed} failed, {time.monotonic() - began:.0f} s")
+    return not failed
 
 
 if __name__ == "__main__":

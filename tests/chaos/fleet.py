@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -16,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import psutil
 
 from tests.chaos.app.note import boot_time
 from tests.chaos.checker import Rules, Verdict, check
@@ -53,7 +50,7 @@ class Node:
     @property
     def is_over(self) -> bool:
         """Its process has ended."""
-        return not _alive(self.program.pid)
+        return self.program.is_over
 
     def children(self) -> list[int]:
         """The processes that run jobs. Genuine Celery forks them from its main process, ours from the template that is its only
@@ -257,7 +254,7 @@ class Fleet:
     def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         # What is stopped would not die of its parent's death before it goes on.
         for node in self.nodes:
-            with suppress(psutil.Error):
+            if not node.is_over:
                 _signal(signal.SIGKILL, [*node.inner(), *node.children()])
         self._stack.close()
 
@@ -288,8 +285,3 @@ def _alive(pid: int) -> bool:
 def _wait_gone(pids: Iterable[int]) -> None:
     for pid in pids:
         eventually(lambda pid=pid: not _alive(pid), within=10, what=f"process {pid} is dead", every=0.001)
-
-
-def say(text: str) -> None:
-    """A line of a report, at once."""
-    print(text, file=sys.stderr, flush=True)

@@ -39,14 +39,14 @@ class Weather:
     """
 
     kills: int = 300
-    pause: tuple[float, float] = (0.25, 0.45)
+    pause: tuple[float, float] = (0.3, 0.55)
     nodes: int = 2
     slots: int = 2
     publishers: int = 4
     outstanding: int = 6
     longest: float = 2.0
     chords: int = 0
-    node_share: int = 12
+    node_share: int = 8
     busy_share: int = 70
     lease: float = 2.0
     settle: float = 1.0
@@ -127,7 +127,9 @@ class Injector:
         running = self._fleet.running()
         # A job that was killed before is spared: after the third time it would rest in quarantine, and prove nothing more.
         starts = Counter(entry["id"] for entry in self._fleet.ledger.entries(event="start"))
-        busy = [(node, pid) for node, pid in children if pid in running and starts[running[pid]["id"]] < _SPARED]
+        spared = {pid for pid, start in running.items() if starts[start["id"]] >= _SPARED}
+        children = [(node, pid) for node, pid in children if pid not in spared] or children
+        busy = [(node, pid) for node, pid in children if pid in running]
         wants_busy = self._dice.random() * 100 < self._weather.busy_share
         targets = busy if busy and wants_busy else children
         if targets:
