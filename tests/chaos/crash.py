@@ -14,16 +14,19 @@ from tests.chaos.grounds import grounds
 from tests.chaos.points import POINTS, Point
 from tests.peers import DeadlineMissed, Side, eventually
 
+Work = Sequence[Sequence[Any]]
+
 #: Seconds; the shortest that there is, so that a crash of a node is over soon.
 _LEASE = 1.0
 #: Seconds in which the point must be reached, and in which all must be accounted for afterwards.
 _REACHED, _DRAINED = 30.0, 45.0
 #: What is published: (kind, what). A chord with its body, a chain, plain jobs and one with a countdown.
-_WORK: Sequence[Sequence[Any]] = (
+_WORK: Work = (
+    # First, so that it is claimed before it is due.
+    ("job", 0.2, {"countdown": 1.5}),
     ("chord", [0.3, 0.2, 0.3]),
     ("chain", [0.1, 0.1]),
     ("job", 0.3),
-    ("job", 0.2, {"countdown": 0.8}),
     ("job", 0.3),
 )
 
@@ -64,12 +67,27 @@ class Crash:
         return f"{self.line()}\n{self.verdict.table()}"
 
 
-def crash(side: Side, name: str, place: str, folder: Path, *, env: Mapping[str, str] | None = None) -> Crash:
-    """Have a process die at the point of that name, on the grounds ``place``."""
+def crash(
+    side: Side,
+    name: str,
+    place: str,
+    folder: Path,
+    *,
+    work: Work = _WORK,
+    env: Mapping[str, str] | None = None,
+    drain: float = _DRAINED,
+) -> Crash:
+    """Have a process die at a point.
+
+    :param name: of the point. :param place: the grounds.
+    :param work: what is published: (kind, what), see app/producer.py.
+    :param env: more environment for all processes.
+    :param drain: seconds in which all must be accounted for afterwards.
+    """
     point = POINTS[name]
     with grounds(place, folder) as servers, Fleet(side, servers, folder, lease=_LEASE, env=env or {}) as fleet:
-        _SCENES[point.scene](fleet, point)
-        drained = fleet.settle_down(within=_DRAINED)
+        _SCENES[point.scene](fleet, point, work)
+        drained = fleet.settle_down(within=drain)
         kills = fleet.ledger.entries(event="kill", what=name)
         gathered = {entry["id"] for entry in fleet.ledger.entries(event="start", task="chaos_app.gather")}
         return Crash(
@@ -101,34 +119,34 @@ def _wait_reached(fleet: Fleet, point: Point) -> bool:
     return True
 
 
-def _in_a_child(fleet: Fleet, point: Point) -> None:
+def _in_a_child(fleet: Fleet, point: Point, work: Work) -> None:
     """A node that goes on: it replaces the child that dies."""
     node = fleet.ready_node("one", **armed(fleet, point))
-    fleet.publish(*_WORK)
+    fleet.publish(*work)
     _wait_reached(fleet, point)
     _take_over(fleet, node)
 
 
-def _in_the_parent(fleet: Fleet, point: Point) -> None:
+def _in_the_parent(fleet: Fleet, point: Point, work: Work) -> None:
     """A node's parent dies while its children run jobs; another node takes over."""
     gate = fleet.folder / "from_now_on"
     node = fleet.ready_node("one", **armed(fleet, point), CHAOS_FROM=str(gate))
-    fleet.publish(*_WORK, ("job", 1.0), ("job", 1.0))
+    fleet.publish(*work, ("job", 1.0), ("job", 1.0))
     fleet.ledger.wait(1, within=20, event="start")
     gate.touch()
     _wait_reached(fleet, point)
     _take_over(fleet, node)
 
 
-def _in_the_burial(fleet: Fleet, point: Point) -> None:
+def _in_the_burial(fleet: Fleet, point: Point, work: Work) -> None:
     """A child dies while it runs a job; its parent dies while it returns that."""
     node = fleet.ready_node("one", **armed(fleet, point))
-    fleet.publish(*_WORK, ("die", str(fleet.folder / "died")))
+    fleet.publish(*work, ("die", str(fleet.folder / "died")))
     _wait_reached(fleet, point)
     _take_over(fleet, node)
 
 
-def _in_the_reaper(fleet: Fleet, point: Point) -> None:
+def _in_the_reaper(fleet: Fleet, point: Point, _work: Work) -> None:
     """A node dies with running jobs; the one that returns them dies over it."""
     first = fleet.ready_node("zero")
     fleet.publish(*(("job", 1.5) for _ in range(2)))
@@ -139,10 +157,10 @@ def _in_the_reaper(fleet: Fleet, point: Point) -> None:
     _take_over(fleet, node)
 
 
-def _in_the_shutdown(fleet: Fleet, point: Point) -> None:
+def _in_the_shutdown(fleet: Fleet, point: Point, work: Work) -> None:
     """A node is told to stop while it holds more than it runs: many short jobs behind two long ones."""
     node = fleet.ready_node("one", **armed(fleet, point))
-    fleet.publish(*([("job", 0)] * 30), ("job", 0.4), ("job", 0.4), *([("job", 0)] * 10), *_WORK)
+    fleet.publish(*([("job", 0)] * 30), ("job", 0.4), ("job", 0.4), *([("job", 0)] * 10), *work)
     fleet.ledger.wait(33, within=20, event="start")
     node.program.send(signal.SIGTERM)
     _wait_reached(fleet, point)
@@ -150,9 +168,9 @@ def _in_the_shutdown(fleet: Fleet, point: Point) -> None:
     _wait_over(node)
 
 
-def _in_a_publisher(fleet: Fleet, point: Point) -> None:
+def _in_a_publisher(fleet: Fleet, point: Point, work: Work) -> None:
     """A publisher dies; what it was told to be safe must be, the rest may be."""
-    publisher = fleet.publisher({"kind": "once", "list": [list(item) for item in (*_WORK, ("job", 0.1))]}, **armed(fleet, point))
+    publisher = fleet.publisher({"kind": "once", "list": [list(item) for item in (*work, ("job", 0.1))]}, **armed(fleet, point))
     publisher.wait(within=40)
     fleet.ready_node("one")
 
@@ -169,7 +187,7 @@ def _wait_over(node: Node) -> None:
 
 
 _WITH_CHORD = {"child", "parent", "requeue", "shutdown"}
-_SCENES: Mapping[str, Callable[[Fleet, Point], None]] = {
+_SCENES: Mapping[str, Callable[[Fleet, Point, Work], None]] = {
     "child": _in_a_child,
     "parent": _in_the_parent,
     "requeue": _in_the_burial,

@@ -96,7 +96,7 @@ POINTS = {
             _apart("part.enter"),
             "counted before or together with the ack, never after it",
         ),
-        Point("chord-counted", CHILD, ("settle-part.return", "part.return"), _apart("part.return"), nth=2),
+        Point("chord-counted", CHILD, ("settle-part.return", "part.return"), _apart("part.return")),
         Point(
             "chord-counted-before-body-published", CHILD, ("completed.return",), remark="the last member is counted and still claimed"
         ),
