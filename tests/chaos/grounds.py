@@ -1,22 +1,18 @@
 """The servers of a run: where its messages wait and where its results are stored. A broker is a parameter of every run.
 
-``redis`` keeps the results beside the messages, ``redis-db`` in another database of that server, ``redis-apart`` on another server;
+``redis`` keeps the results beside the messages, ``redis-db`` in another database of that server, ``redis-apart`` on another server, and ``redis-aof`` survives a restart;
 ``sqlite`` in the broker's file, ``sqlite-apart`` in another; ``amqp`` always has them elsewhere, in a Redis.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jumpstarter.abc.broker import Broker
 from jumpstarter.brokers import open_broker
-from jumpstarter.embedded.packing import unpack
 from tests.peers import RedisServer
 
 
@@ -44,8 +40,6 @@ class Grounds:
     def quarantined(self) -> list[str]:
         """The ids of the jobs that rest in quarantine."""
         with open_broker(self.broker) as broker:
-            if type(broker).quarantined is Broker.quarantined:
-                return self._quarantined_before_the_port_had_a_word_for_it()
             ids, after = [], ""
             while page := broker.quarantined(after=after):
                 ids += [rest.envelope.headers["id"] for rest in page if rest.envelope is not None]
@@ -53,20 +47,16 @@ class Grounds:
             return ids
 
 
-    def _quarantined_before_the_port_had_a_word_for_it(self) -> list[str]:
-        # Goes away with the last broker that cannot tell.
-        if self.server is not None:
-            records = [json.loads(record) for record in self.server.client.lrange("jumpstarter.quarantine", 0, -1)]
-            return [json.loads(record["raw"])["headers"]["id"] for record in records]
-        with closing(sqlite3.connect(self.broker.removeprefix("sqlite:///"))) as connection:
-            rows = connection.execute("SELECT queue, priority, head, body FROM jumpstarter_quarantine").fetchall()
-        return [str(unpack(*row).headers["id"]) for row in rows]
-
-
 @contextmanager
 def _redis(folder: Path) -> Iterator[Grounds]:
     with RedisServer(folder / "broker") as server:
         yield Grounds("redis", server.url, server.url, server=server)
+
+
+@contextmanager
+def _redis_aof(folder: Path) -> Iterator[Grounds]:
+    with RedisServer(folder / "broker", durable=True) as server:
+        yield Grounds("redis-aof", server.url, server.url, server=server)
 
 
 @contextmanager
@@ -104,6 +94,7 @@ def _amqp(folder: Path) -> Iterator[Grounds]:
 
 GROUNDS: dict[str, Callable[[Path], Any]] = {
     "redis": _redis,
+    "redis-aof": _redis_aof,
     "redis-db": _redis_db,
     "redis-apart": _redis_apart,
     "sqlite": _sqlite,
