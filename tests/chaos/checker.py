@@ -15,6 +15,7 @@ The accounts, after the total-queue checker of Jepsen:
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -214,7 +215,7 @@ class _Excuses:
         unexcused: list[str] = []
         causes: dict[str, int] = defaultdict(int)
         for attempts in self._by_id.values():
-            for number, (before, repeat) in enumerate(zip(attempts, attempts[1:], strict=False), 2):
+            for number, (before, repeat) in enumerate(itertools.pairwise(attempts), 2):
                 cause = self._cause(before, repeat) or self._inherited(repeat)
                 if cause is None:
                     unexcused.append(_in_words(number, before, repeat))

@@ -22,7 +22,8 @@ _LEASE = 1.0
 _REACHED, _DRAINED = 30.0, 45.0
 #: What is published: (kind, what). A chord with its body, a chain, plain jobs and one with a countdown.
 _WORK: Work = (
-    # First, so that it is claimed before it is due.
+    # The first one takes a publisher long. The next is to be claimed before it is due.
+    ("job", 0.0),
     ("job", 0.2, {"countdown": 1.5}),
     ("chord", [0.3, 0.2, 0.3]),
     ("chain", [0.1, 0.1]),
@@ -148,10 +149,12 @@ def _in_the_burial(fleet: Fleet, point: Point, work: Work) -> None:
 
 def _in_the_reaper(fleet: Fleet, point: Point, _work: Work) -> None:
     """A node dies with running jobs; the one that returns them dies over it."""
+    gate = fleet.folder / "gate"
     first = fleet.ready_node("zero")
-    fleet.publish(*(("job", 1.5) for _ in range(2)))
+    fleet.publish(*(("held", str(gate)) for _ in range(2)))
     fleet.ledger.wait(2, within=20, event="start")
     fleet.kill_node(first)
+    gate.touch()
     node = fleet.node("one", **armed(fleet, point))
     _wait_reached(fleet, point)
     _take_over(fleet, node)

@@ -71,7 +71,11 @@ def count_based_join() -> None:
 
     results = results_class()
     if "add_parts" in vars(results):
-        around(results, "add_parts", lambda original, store, parts, **more: original(store, [as_another(part) for part in parts], **more))
+        around(
+            results,
+            "add_parts",
+            lambda original, store, parts, **more: original(store, [as_another(part) for part in parts], **more),
+        )
         around(results, "part_write", lambda original, store, part: original(store, as_another(part)))
     else:
         around(results, "add_part", lambda original, store, part: original(store, as_another(part)))

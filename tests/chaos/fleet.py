@@ -168,7 +168,7 @@ class Fleet:
         self.note("kill", what="child", pids=[pid], slots=1, began=began, node=None, of=node.name)
 
     def kill_node(self, node: Node, *, all_at_once: bool = True) -> None:
-        """SIGKILL to a node: to all of its processes, as when a machine dies, or to the parent alone, which takes the others along."""
+        """SIGKILL to all processes of a node, as when a machine dies, or to the parent alone, which takes the others along."""
         began = boot_time()
         _signal(signal.SIGSTOP, node.inner())
         inner, children = node.inner(), node.children()

@@ -1,11 +1,13 @@
 """The servers of a run: where its messages wait and where its results are stored. A broker is a parameter of every run.
 
-``redis`` keeps the results beside the messages, ``redis-db`` in another database of that server, ``redis-apart`` on another server, and ``redis-aof`` survives a restart;
+``redis`` keeps the results beside the messages, ``redis-db`` in another database of that server, ``redis-apart`` on another server,
+and ``redis-aof`` survives a restart;
 ``sqlite`` in the broker's file, ``sqlite-apart`` in another; ``amqp`` always has them elsewhere, in a Redis.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -88,7 +90,7 @@ def _amqp(folder: Path) -> Iterator[Grounds]:
 
     with ExitStack() as stack:
         results = stack.enter_context(RedisServer(folder / "results"))
-        server = stack.enter_context(RabbitServer(folder / "broker"))
+        server = stack.enter_context(RabbitServer())
         yield Grounds("amqp", server.url, results.url, atomic=False, server=server)
 
 
@@ -101,6 +103,15 @@ GROUNDS: dict[str, Callable[[Path], Any]] = {
     "sqlite-apart": _sqlite_apart,
     "amqp": _amqp,
 }
+
+
+def is_installed(name: str) -> bool:
+    """Whether this machine has the servers for it."""
+    if name.startswith("amqp"):
+        from tests.rabbitmq_server import server_script  # noqa: PLC0415 - as above
+
+        return server_script() is not None
+    return name.startswith("sqlite") or shutil.which("redis-server") is not None
 
 
 @contextmanager

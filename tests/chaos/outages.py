@@ -1,7 +1,7 @@
 """Faults of the broker and of the way to it, in rounds: after each has healed, every node must consume again within ten seconds.
 
-The processes of the run reach the server through a proxy, so that the network can be hurt as well as the server. Something is published
-all the time; what a publisher was told to be safe must run.
+The processes of the run reach the server through a proxy, so that the network can be hurt as well as the server. Something is
+published all the time; what a publisher was told to be safe must run.
 """
 
 from __future__ import annotations
@@ -116,14 +116,44 @@ class _Site:
             eventually(lambda: not self.network.cuts_left, within=_SHORT, what="four answers are cut")
 
     def restart(self) -> None:
+        """SIGKILL, and the server comes back with what it has stored."""
         self.place.server.kill()
         time.sleep(0.5)
         self.place.server.start()
 
+    # RabbitMQ's own.
+
+    def close_connections(self) -> None:
+        """What ``rabbitmqctl close_all_connections`` does, five times in three seconds."""
+        for _ in range(5):
+            self.place.server.close_all_connections()
+            time.sleep(0.6)
+
+    def restart_app(self) -> None:
+        self.place.server.stop_app()
+        time.sleep(_SHORT)
+        self.place.server.start_app()
+
+    def memory_alarm(self) -> None:
+        self.place.server.set_memory_alarm()
+        time.sleep(_SHORT)
+        self.place.server.clear_memory_alarm()
+
 
 REDIS = ("kill_clients", "stop_short", "silence", "half_open", "reset", "cut_answers", "restart", "stop_long")
+RABBITMQ = (
+    "close_connections",
+    "stop_short",
+    "restart_app",
+    "silence",
+    "memory_alarm",
+    "half_open",
+    "reset",
+    "restart",
+    "stop_long",
+)
 #: Faults by the kind of broker; a round takes the next one.
-FAULTS: dict[str, Sequence[str]] = {"redis": REDIS}
+FAULTS: dict[str, Sequence[str]] = {"redis": REDIS, "amqp": RABBITMQ}
 
 
 class _Rounds:

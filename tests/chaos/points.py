@@ -1,13 +1,14 @@
 """Named crash points: a process is told by its environment to kill itself when it gets there.
 
-``CHAOS_POINT=<name>[:<n-th time>]`` names one, ``CHAOS_PASSES`` a file in which the processes of a node count together how often it was
-passed, so that exactly one of them dies; where ``CHAOS_FROM`` names a file, only what passes once that is there counts. Nothing in the product knows of this: :func:`arm` wraps the methods of the ports (and, for
-answers that are never read, the connection below them) in a process that was asked to.
+``CHAOS_POINT=<name>[:<n-th time>]`` names one, ``CHAOS_PASSES`` a file in which the processes of a node count together how often it
+was passed, so that exactly one of them dies; where ``CHAOS_FROM`` names a file, only what passes once that is there counts. Nothing
+in the product knows of this: :func:`arm` wraps the methods of the ports (and, for answers that are never read, the connection below
+them) in a process that was asked to.
 
-A *hook* is a place in the code, ``<call>.<where>``: ``enter`` and ``return`` of a call of a port, and ``unread``, when the server has
-carried it out and the answer is never looked at (Redis), or all statements are made and never committed (SQLite). A *point* is what the
-issue calls it; :data:`POINTS` says at which hooks it is on each broker. Where one atomic step makes two points the same, the table
-says so.
+A *hook* is a place in the code, ``<call>.<where>``: ``enter`` and ``return`` of a call of a port, and ``unread``, when the server
+has carried it out and the answer is never looked at (Redis), or all statements are made and never committed (SQLite). A *point* is
+what people call it; :data:`POINTS` says at which hooks it is on each broker. Where one atomic step makes two points the same, the
+table says so.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ POINTS = {
             CHILD,
             ("claim.unread",),
             (("amqp", ("claim.return",)),),
-            "one step: Redis has done it and nobody reads the answer; SQLite does not commit; on AMQP the server records what it pushes",
+            "one step: done and never read (Redis), not committed (SQLite); on AMQP the server records what it pushes",
         ),
         Point("after-record-before-decode", CHILD, ("claim.return",)),
         Point("decoded", CHILD, ("decode.return",)),
@@ -98,7 +99,10 @@ POINTS = {
         ),
         Point("chord-counted", CHILD, ("settle-part.return", "part.return"), _apart("part.return")),
         Point(
-            "chord-counted-before-body-published", CHILD, ("completed.return",), remark="the last member is counted and still claimed"
+            "chord-counted-before-body-published",
+            CHILD,
+            ("completed.return",),
+            remark="the last member is counted and still claimed",
         ),
         Point(
             "body-published",
@@ -228,9 +232,10 @@ def broker_class() -> Any:
 def results_class() -> Any:
     """The class of this run's results store."""
     scheme = os.environ["CHAOS_RESULTS"].partition("://")[0]
-    module, name = {"redis": ("jumpstarter.results.redis", "RedisResults"), "sqlite": ("jumpstarter.results.sqlite", "SqliteResults")}[
-        scheme
-    ]
+    module, name = {
+        "redis": ("jumpstarter.results.redis", "RedisResults"),
+        "sqlite": ("jumpstarter.results.sqlite", "SqliteResults"),
+    }[scheme]
     return getattr(importlib.import_module(module), name)
 
 

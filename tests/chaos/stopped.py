@@ -1,8 +1,9 @@
 """A worker that sleeps through its lease: whole nodes are stopped (SIGSTOP) while their work is taken over, and then go on.
 
-Each round publishes two jobs that wait for a gate: one is the first of a chain, one is a member of a chord's header and has a callback.
-Every node that runs one of them is stopped for three times its lease; a third node is always free to take over. What the late ones
-then still want (ack, result, chord count, callback, next step of the chain) must be refused. Three kinds of rounds take turns:
+Each round publishes two jobs that wait for a gate: one is the first of a chain, one is a member of a chord's header and has a
+callback. Every node that runs one of them is stopped for three times its lease; a third node is always free to take over. What the
+late ones then still want (ack, result, chord count, callback, next step of the chain) must be refused. Three kinds of rounds take
+turns:
 
 - *over*: the takeover has finished before the late one goes on;
 - *beside*: both are let go at the same moment;
@@ -185,7 +186,9 @@ class _Rounds:
 
     def _finished(self, name: str, count: int) -> None:
         eventually(
-            lambda: len(self._fleet.ledger.entries(event="finish", id=name)) >= count, within=_WITHIN, what=f"{name} finishes {count} times"
+            lambda: len(self._fleet.ledger.entries(event="finish", id=name)) >= count,
+            within=_WITHIN,
+            what=f"{name} finishes {count} times",
         )
 
 

@@ -1,7 +1,7 @@
 """Random kills: publishers publish, nodes work, and an injector kills children and whole nodes until enough of them are dead.
 
-The injector looks into the ledger for processes that run a job, so that most kills hit one. Whom it kills and when is told by a seed;
-what runs at that moment is up to the machine, so a seed repeats a run roughly, not exactly.
+The injector looks into the ledger for processes that run a job, so that most kills hit one. Whom it kills and when is told by a
+seed; what runs at that moment is up to the machine, so a seed repeats a run roughly, not exactly.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Aftermath:
         """For people."""
         drained = f"{self.draining:.0f} s" if self.drained else f"NOT within {self.draining:.0f} s"
         lines = [
-            f"  killing took {self.killing:.0f} s; all accounted for and at rest after {drained}; nodes that gave up: {self.gave_up}",
+            f"  killing took {self.killing:.0f} s; at rest, all accounted for, after {drained}; nodes that gave up: {self.gave_up}",
             self.verdict.table(),
             f"  {'passed' if self.passed else 'FAILED'}",
         ]

@@ -29,7 +29,15 @@ class Page:
         return self
 
     def ran(
-        self, name: str, begin: float, end: float | None, *, pid: int = CHILD, node: str = "one.1", parent: str | None = None, **facts: Any
+        self,
+        name: str,
+        begin: float,
+        end: float | None,
+        *,
+        pid: int = CHILD,
+        node: str = "one.1",
+        parent: str | None = None,
+        **facts: Any,
     ) -> Page:
         self._runs += 1
         run = {"id": name, "run": f"{pid}:{self._runs}", "pid": pid, "node": node}
@@ -39,7 +47,9 @@ class Page:
         return self
 
     def killed(self, *pids: int, at: float, slots: int = 1, what: str = "child", node: str | None = None) -> Page:
-        self.entries.append({"event": "kill", "pids": [*pids], "node": node, "slots": slots, "began": at, "ended": at + 0.01, "what": what})
+        self.entries.append(
+            {"event": "kill", "pids": [*pids], "node": node, "slots": slots, "began": at, "ended": at + 0.01, "what": what}
+        )
         return self
 
     def stopped(self, *pids: int, begin: float, end: float) -> Page:

@@ -30,7 +30,10 @@ def test_a_settlement_without_a_fence_is_seen_to_double_a_chain(tmp_path: Path) 
 
 
 def test_leases_that_nobody_renews_are_seen_to_repeat_jobs(tmp_path: Path) -> None:
-    with grounds("redis", tmp_path) as place, Fleet(our_side(), place, tmp_path, lease=1.0, env={"CHAOS_FAULT": "no-renewal"}) as fleet:
+    with (
+        grounds("redis", tmp_path) as place,
+        Fleet(our_side(), place, tmp_path, lease=1.0, env={"CHAOS_FAULT": "no-renewal"}) as fleet,
+    ):
         fleet.wait_ready([fleet.node("one"), fleet.node("two")])
         fleet.publish(("job", 2.5), ("job", 2.5))
         fleet.settle_down(within=20)

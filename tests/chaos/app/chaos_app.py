@@ -35,7 +35,13 @@ class Run:
     def __init__(self, task, **facts):
         request = task.request
         self.facts = {"id": request.id, "task": task.name, "node": NODE, "run": new_run()}
-        note("start", parent=request.parent_id, redelivered=bool((request.delivery_info or {}).get("redelivered")), **self.facts, **facts)
+        note(
+            "start",
+            parent=request.parent_id,
+            redelivered=bool((request.delivery_info or {}).get("redelivered")),
+            **self.facts,
+            **facts,
+        )
 
     def finish(self, **facts):
         note("finish", **self.facts, **facts)
@@ -98,7 +104,7 @@ def die_once(self, mark):
 
 @app.task(bind=True)
 def held(self, gate):
-    """Run until the gate is there, or this process's own; answer the name of the run, so that a result tells which run it is from."""
+    """Run until the gate is there, or this process's own; answer the name of the run: a result then tells which run it is from."""
     run = Run(self)
     gates = Path(gate), Path(f"{gate}.{os.getpid()}")
     end = time.monotonic() + PATIENCE

@@ -1,7 +1,7 @@
-"""Write into the ledger of a chaos run. Needs nothing but the standard library: publishers, tasks, injectors and dying processes use it.
+"""Write into the ledger of a chaos run. Used by publishers, tasks and dying processes; needs nothing but the standard library.
 
-One line of JSON per note, one ``O_APPEND`` write per line, so that lines of several processes do not mix and a killed process leaves
-whole lines only. ``CHAOS_FSYNC=1`` also flushes each line to the disk, for runs that the machine itself may not survive.
+One line of JSON per note, one ``O_APPEND`` write per line: lines of several processes do not mix, and a killed process leaves whole
+lines only. ``CHAOS_FSYNC=1`` also flushes each line to the disk, for runs that the machine itself may not survive.
 """
 
 import itertools

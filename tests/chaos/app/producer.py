@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import chaos_app
 from celery import chain, chord
@@ -26,7 +27,7 @@ class Outstanding:
 
     def count(self):
         """How many there are, by the ledger."""
-        with open(os.environ["CHAOS_LEDGER"], "rb") as file:
+        with Path(os.environ["CHAOS_LEDGER"]).open("rb") as file:
             file.seek(self._read)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -44,7 +45,7 @@ def publish(ids, send):
         note("invoke", id=name)
     try:
         send()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the ledger has it
         for name in ids:
             note("unknown", id=name, error=f"{type(error).__name__}: {error}"[:300])
         return False
@@ -80,6 +81,12 @@ def one_chain(sizes):
     return ids, lambda: chain(*steps).apply_async()
 
 
+def one_held(gate):
+    """The same for a job that runs until the gate is there."""
+    ids = new_ids(1)
+    return ids, lambda: chaos_app.held.apply_async((gate,), task_id=ids[0])
+
+
 def kill_its_process(mark):
     """The same for a job that kills the process that runs it, the first time."""
     ids = new_ids(1)
@@ -109,7 +116,7 @@ def storm(plan):
 
 def once(plan):
     """What the plan lists, one after the other."""
-    makers = {"job": one_job, "chord": one_chord, "chain": one_chain, "die": kill_its_process}
+    makers = {"job": one_job, "chord": one_chord, "chain": one_chain, "die": kill_its_process, "held": one_held}
     for kind, value, *options in plan["list"]:
         publish(*makers[kind](value, *options) if not options else makers[kind](value, **options[0]))
 
