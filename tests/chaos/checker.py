@@ -6,7 +6,8 @@ The accounts, after the total-queue checker of Jepsen:
 - **unexpected**: run, but never published by anybody;
 - **repeat**: a start of a job that had started before. It is excused only by what happened to the process of the start before it:
   killed while it ran that job, or at most ``settle`` seconds after it had finished it (an outcome may still be on its way to the
-  broker); stopped, or cut off from its broker, for so long that its lease ran out. One earlier start excuses one repeat. Where a
+  broker); stopped, or cut off from its broker, for so long that its lease ran out. Or the repeat itself is the sleeper's, which
+  begins on waking up what was taken over meanwhile. One earlier start excuses one repeat. Where a
   broker cannot send follow-up messages and ack in one step (``atomic=False``), a repeated job also excuses the repeats of the
   jobs that it publishes.
 - **wrong**: a chord's body that did not get each member's result exactly once;
@@ -216,7 +217,7 @@ class _Excuses:
         causes: dict[str, int] = defaultdict(int)
         for attempts in self._by_id.values():
             for number, (before, repeat) in enumerate(itertools.pairwise(attempts), 2):
-                cause = self._cause(before, repeat) or self._inherited(repeat)
+                cause = self._cause(before, repeat) or self._slept(before, repeat) or self._inherited(repeat)
                 if cause is None:
                     unexcused.append(_in_words(number, before, repeat))
                 else:
@@ -241,6 +242,16 @@ class _Excuses:
         if fault["event"] == "stop":
             return touched and fault["ended"] >= ran_out and repeat.started >= ran_out
         return touched
+
+    def _slept(self, before: Attempt, repeat: Attempt) -> str | None:
+        """The repeat is the sleeper's: stopped with the job claimed and not begun, it begins it on waking up, when another has it."""
+        for fault in self._faults:
+            ran_out = fault["began"] + self._rules.lease * 2 / 3 - _SLACK
+            was_taken_over = ran_out <= before.started <= fault["ended"] + _SLACK
+            just_woke_up = fault["ended"] - _SLACK <= repeat.started <= fault["ended"] + self._rules.settle
+            if fault["event"] == "stop" and _hits(fault, repeat) and was_taken_over and just_woke_up:
+                return "sleeper"
+        return None
 
     def _inherited(self, repeat: Attempt) -> str | None:
         """Published twice by a job that was repeated with cause."""

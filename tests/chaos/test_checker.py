@@ -178,6 +178,17 @@ def test_a_repeat_that_begins_while_the_lease_of_the_stopped_one_must_still_hold
     assert len(stopped.ran("a", 1.5, 4, pid=OTHER).check().unexcused) == 1
 
 
+def test_a_sleeper_may_begin_on_waking_up_what_was_taken_over_meanwhile(page: Page) -> None:
+    page.published("a").ran("a", 4, 5, pid=OTHER).stopped(CHILD, begin=1, end=7)
+    assert page.ran("a", 7.01, 8).check().causes == {"sleeper": 1}
+
+
+def test_a_sleeper_may_not_begin_what_was_taken_before_its_lease_ran_out_nor_what_it_meets_later(page: Page) -> None:
+    page.published("a", "b").stopped(CHILD, begin=1, end=7)
+    page.ran("a", 1.5, 2, pid=OTHER).ran("a", 7.01, 8).ran("b", 4, 5, pid=OTHER).ran("b", 9, 10)
+    assert len(page.check().unexcused) == 2
+
+
 def test_a_fault_of_the_broker_excuses_what_was_in_flight_meanwhile_and_no_more(page: Page) -> None:
     page.published("a").ran("a", 0, 2).cut(1, 1.5).ran("a", 3, 4, pid=OTHER)
     assert page.check().passed
