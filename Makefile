@@ -1,6 +1,6 @@
 # What this project can do for you. `make demo` and `make test` need nothing but Python 3.11 or newer, pip and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers lint types contracts docs bench clean
+.PHONY: help demo test servers lint types contracts docs bench chaos clean
 
 # The newest thing that works is not wanted: 3.11 is what CI runs. `PYTHON=… make test` takes another.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
@@ -41,6 +41,11 @@ bench: $(VENV)/.dev ## benchmarks against limits and peers
 	$(BIN)/python benchmarks/brokers.py
 	$(BIN)/python benchmarks/ownership.py --peer ours
 	$(BIN)/python benchmarks/throughput.py --check 15
+
+# Half an hour. `make chaos PEER=celery` does the storm to genuine Celery; `CHAOS=` takes more (python -m tests.chaos --help).
+PEER ?= ours
+chaos: $(VENV)/.dev servers ## kill, stop and cut off real workers and brokers for half an hour; PEER=celery: genuine Celery's
+	$(BIN)/python -m tests.chaos $(CHAOS) --peer $(PEER)
 
 clean: ## the environment and everything that was built
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

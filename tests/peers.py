@@ -188,6 +188,11 @@ class Program:
     def pid(self) -> int:
         return self._popen.pid
 
+    @property
+    def is_over(self) -> bool:
+        """It has ended."""
+        return self._popen.poll() is not None
+
     def text(self) -> str:
         """All it has printed until now."""
         return self.log.read_text(errors="replace")

@@ -1,0 +1,54 @@
+"""Crashes at some of the named points: those where most is under way. `make chaos` tries every point on every broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tests.chaos.crash import Crash, crash
+from tests.chaos.points import FAULTY, POINTS
+from tests.peers import our_side
+
+SHORT = [
+    ("redis", "after-claim-before-record"),
+    ("redis", "result-stored-before-ack"),
+    ("redis", "in-reaper-after-pop"),
+    ("redis-apart", "chord-counted-before-body-published"),
+    ("sqlite", "before-requeue"),
+    ("sqlite", "in-publisher-before-confirm"),
+]
+_AT_A_TIME = 3
+
+
+@pytest.fixture(scope="module")
+def crashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Future[Crash]]]:
+    """All of them, some at a time: most of a crash is waiting for what survived it."""
+    side = our_side()
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        yield {(place, point): pool.submit(crash, side, point, place, tmp_path_factory.mktemp(point)) for place, point in SHORT}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("place", "point"), SHORT)
+def test_a_crash_at_a_point_loses_nothing_and_repeats_only_what_it_hit(
+    place: str, point: str, crashes: dict[tuple[str, str], Future[Crash]]
+) -> None:
+    result = crashes[place, point].result()
+    assert result.reached, f"no process died at {point}: where has it gone?\n{result.details()}"
+    assert result.passed, result.details()
+
+
+NAMED = """
+after claim before record, after record before decode, decoded, before admit, admitted, before run, in run, returned,
+before result stored, result stored before ack, acked before chord count, chord counted before body published, body published,
+before requeue, after requeue, before renewal, after renewal, in reaper after pop, in reaper after requeue,
+in eta mover after pop, in eta mover after push, in shutdown hand back, in publisher before confirm, in publisher after confirm
+"""
+
+
+def test_every_point_that_was_asked_for_is_there() -> None:
+    assert {"-".join(name.split()) for name in NAMED.split(",")} - POINTS.keys() == set()
+    assert [point.name for point in POINTS.values() if point.hooks == FAULTY] == ["between-pop-and-record"]
