@@ -15,7 +15,9 @@ import base64
 import json
 import multiprocessing
 import multiprocessing.synchronize
+import os
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -25,7 +27,7 @@ import redis
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a plain script
 
 from benchmarks import figures
-from benchmarks.apps.notes import RECORD
+from benchmarks.apps.notes import note
 from benchmarks.noted import Notes, notes
 from tests.peers import RedisServer, load, raw_message, scratch
 
@@ -51,18 +53,14 @@ DAY = 86_400
 
 def child(port: int, batch: int, path: str, gate: multiprocessing.synchronize.Barrier) -> None:
     """Work until the queue is empty."""
-    import os  # noqa: PLC0415 - beside its only uses
-    import time  # noqa: PLC0415 - as above
-
+    os.environ["BENCH_NOTES"] = path
     client = redis.Redis(port=port)
     claim, ack = client.register_script(CLAIM), client.register_script(ACK)
     client.ping()
-    me, calls, pid = uuid.uuid4().hex, 0, os.getpid()
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    me, calls = uuid.uuid4().hex, 0
 
     def nothing(number: int) -> int:
-        now = time.monotonic()
-        os.write(file, RECORD.pack(number, now, now, pid))
+        note(number)
         return number
 
     tasks = {"fast.nothing": nothing}

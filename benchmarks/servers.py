@@ -30,7 +30,16 @@ class Servers:
         if kind == "redis":
             return self.redis.url
         assert self._rabbitmq is not None, "ask has_rabbitmq first"
-        return self._rabbitmq.url
+        # The virtual host "/" in the one spelling that both pika and Kombu understand.
+        return self._rabbitmq.url.removesuffix("//") + "/%2F"
+
+    @property
+    def pids(self) -> list[int]:
+        """The servers' processes."""
+        pids = [int(self.redis.client.info("server")["process_id"])]
+        if self._rabbitmq is not None:
+            pids.append(int((self._rabbitmq.folder / "pid").read_text()))
+        return pids
 
     def clear(self) -> None:
         """Forget what earlier runs left."""

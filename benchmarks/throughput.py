@@ -1,6 +1,6 @@
 """No-op tasks per second: ours, genuine Celery and other task queues, in turns on one private Redis, or on one private RabbitMQ.
 
-The queue is filled first, then one worker command starts. Each task notes its number and the time outside the broker (2 µs).
+The queue is filled first, then one worker command starts. Each task notes its number and the time outside the broker (1 µs).
 The rate is taken from the first task to the last one, and with results until the last is stored. Every round checks that each
 task ran exactly once, and that all results are there. Workers log at ``warning``: logging is not what is measured.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -26,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 
 import redis
 
-from benchmarks import ceiling, figures, rabbitmq
+from benchmarks import ceiling, figures, processes, rabbitmq
 from benchmarks.contestants import CONTESTANTS, Contestant, version
 from benchmarks.figures import Line, versus
 from benchmarks.noted import Notes, notes
 from benchmarks.servers import Servers
-from tests.peers import PeerUnavailable, eventually, load, raw_message, scratch
+from tests.peers import PeerUnavailable, Program, eventually, load, raw_message, scratch
 
 #: No workers, but what they are compared with: name and number of tasks.
 LOOPS = {"sketch": 60_000, "raw-loop": 30_000}
@@ -85,9 +86,17 @@ class Bench:
         self.servers = servers
         self.noted = noted
         self.folder = folder
+        #: Processor seconds a task of the last run, workers and servers together.
+        self.cost = math.nan
+
+    def processor_time(self, workers: Sequence[Program]) -> float:
+        """Seconds that the workers and the servers have computed."""
+        pids = [*(worker.pid for worker in workers), *self.servers.pids]
+        return sum(map(processes.processor_time, pids))
 
     def run(self, name: str, *, scale: float, stores: bool) -> float:
         """Tasks per second of one run."""
+        self.cost = math.nan
         if name == "sketch":
             return ceiling.measure(self.servers.redis, self.noted, int(LOOPS[name] * scale), 100)
         if name == "raw-loop":
@@ -104,7 +113,10 @@ class Bench:
         env = contestant.environment(broker=broker, results=self.servers.redis.url if stores else None, notes=self.noted.path)
         self.fill(contestant, tasks, env)
         with contestant.working(self.folder, env) as workers:
+            self.noted.wait(tasks // 10, within=30 + tasks / 50, workers=workers)
+            warm, computed = self.noted.count(), self.processor_time(workers)
             self.noted.wait(tasks, within=30 + tasks / 50, workers=workers)
+            self.cost = (self.processor_time(workers) - computed) / max(1, tasks - warm)
             end = None
             if stores:
                 eventually(lambda: contestant.settled(client, tasks), within=30, what="all results are stored", every=0.002)
@@ -139,8 +151,8 @@ def check_results(client: redis.Redis, tasks: int) -> None:
         raise AssertionError(f"{len(states)} results for {tasks} tasks, with the states {sorted(set(states))}")
 
 
-def rounds(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
-    """Everybody once a round; the order turns, so that drift hits everybody alike."""
+def rounds(options: argparse.Namespace) -> Iterator[tuple[str, float, float]]:
+    """Name, tasks per second, and processor seconds a task: everybody once a round; the order turns, so that drift hits everybody alike."""
     needs_rabbitmq = any(
         name == "raw-loop" or (name in CONTESTANTS and CONTESTANTS[name].broker == "rabbitmq") for name in options.entries
     )
@@ -154,8 +166,9 @@ def rounds(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
             at = number % len(options.entries)
             for name in options.entries[at:] + options.entries[:at]:
                 rate = bench.run(name, scale=options.scale, stores=options.stores)
-                print(f"  {name:<18} {rate:>9,.0f} tasks/s", flush=True)
-                yield name, rate
+                cost = f"{bench.cost * 1e6:>7,.0f} µs of processor time a task"
+                print(f"  {name:<18} {rate:>9,.0f} tasks/s   {cost if bench.cost > 0 else ''}", flush=True)
+                yield name, rate, bench.cost
 
 
 def summary(rates: Rates, stores: bool, broker: str) -> list[Line]:
@@ -176,6 +189,14 @@ def summary(rates: Rates, stores: bool, broker: str) -> list[Line]:
     return lines or [Line(f"{how}: {name}", figures.spread(found)) for name, found in rates.items()]
 
 
+def cost_lines(costs: Rates) -> list[Line]:
+    """Processor time a task, of workers and servers: what a busy machine changes least."""
+    mine = next((name for name in OURS if name in costs), "")
+    lines = [Line(f"processor µs a task: {mine}", figures.spread(costs[mine]))] if mine else []
+    others = [name for name in costs if name != mine and not any(map(math.isnan, costs[name]))]
+    return lines + [versus(f"processor µs a task: {mine}, vs {name}", costs[mine], costs[name]) for name in others if mine]
+
+
 def best(rates: Rates) -> str | None:
     """The fastest of the peers beside Celery."""
     return max((name for name in rates if name in PEERS), key=lambda name: statistics.median(rates[name]), default=None)
@@ -185,15 +206,18 @@ def main() -> int:
     """0, or 1 when ``--check`` failed or a peer could not be installed."""
     options = parse()
     rates: Rates = {name: [] for name in options.entries}
+    costs: Rates = {name: [] for name in options.entries}
     try:
         versions = dict.fromkeys(version(CONTESTANTS[name].library) for name in options.entries if name in CONTESTANTS)
         print(figures.ground(*versions), flush=True)
-        for name, rate in rounds(options):
+        for name, rate, cost in rounds(options):
             rates[name].append(rate)
+            costs[name].append(cost * 1e6)
     except PeerUnavailable as why:
         print(why, file=sys.stderr)
         return 1
-    return figures.finish(summary(rates, options.stores, options.broker), options)
+    lines = summary(rates, options.stores, options.broker)
+    return figures.finish([*lines, *cost_lines(costs)], options)
 
 
 if __name__ == "__main__":

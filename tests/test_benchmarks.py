@@ -75,11 +75,11 @@ class TestWhatIsMeasured:
     @staticmethod
     def noted(folder: Path, numbers: list[int]) -> Notes:
         """Written as tasks write them, in a process of their own."""
-        path = folder / "notes"
+        noted = Notes(folder / "notes")
         program = f"import notes\nfor number in {numbers}: notes.note(number)"
-        env = {**os.environ, "BENCH_NOTES": str(path)}
+        env = {**os.environ, "BENCH_NOTES": str(noted.path)}
         subprocess.run([sys.executable, "-c", program], cwd=BENCHMARKS / "apps", env=env, check=True)
-        return Notes(path)
+        return noted
 
 
 class TestTheShortTier:

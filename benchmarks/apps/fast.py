@@ -70,9 +70,9 @@ def send_bulk(numbers: range) -> None:
 
 def send_batch(numbers: range) -> None:
     """Kombu's pipelined publishing: ``producer.batch()``, new in Kombu 5.7. Genuine Celery only."""
-    with app.producer_pool.acquire(block=True) as producer, producer.batch() as batch:
+    with app.producer_pool.acquire(block=True) as producer, producer.batch():
         for number in numbers:
-            nothing.apply_async((number,), producer=batch)
+            nothing.apply_async((number,), producer=producer)
 
 
 def call(number: int) -> Any:
