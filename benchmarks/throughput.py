@@ -152,7 +152,7 @@ def check_results(client: redis.Redis, tasks: int) -> None:
 
 
 def rounds(options: argparse.Namespace) -> Iterator[tuple[str, float, float]]:
-    """Name, tasks per second, and processor seconds a task: everybody once a round; the order turns, so that drift hits everybody alike."""
+    """Name, tasks per second and processor seconds a task. Once a round; the order turns, so that drift hits everybody alike."""
     needs_rabbitmq = any(
         name == "raw-loop" or (name in CONTESTANTS and CONTESTANTS[name].broker == "rabbitmq") for name in options.entries
     )
