@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import struct
 import tempfile
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from benchmarks.apps.notes import RECORD
 from tests.peers import DeadlineMissed, Program
 
+_PID = struct.Struct("<i")
 #: Seconds between two looks: each reads only what is new.
 _LOOK = 0.002
 
@@ -61,10 +63,10 @@ class Notes:
 
     def _read(self, file: mmap.mmap, place: int) -> int:
         while place + RECORD.size <= len(file):
-            note = Note(*RECORD.unpack_from(file, place))
-            if not note.pid:
+            # Looked at before the rest is read: it is written last, so what is not zero yet may still be half a record.
+            if not _PID.unpack_from(file, place + RECORD.size - _PID.size)[0]:
                 break
-            self._noted.append(note)
+            self._noted.append(Note(*RECORD.unpack_from(file, place)))
             place += RECORD.size
         return place
 
