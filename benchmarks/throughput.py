@@ -1,234 +1,223 @@
-"""No-op tasks per second with results in Redis: ours and genuine Celery 5.7, in turns on the same private Redis.
+"""No-op tasks per second: ours, genuine Celery and other task queues, in turns on one private Redis, or on one private RabbitMQ.
 
-The queue is filled before the worker starts, with the same raw messages for all. The rate is taken from the first to the last
-stored result; the whole time runs from the start of the command. Every round checks that there are as many results as tasks, each
-a SUCCESS. Workers log at ``warning``: logging is not what is measured. Speeds of a shared machine drift, so only ratios within a
-round count: the figure is the median of the rounds' ratios.
+The queue is filled first, then one worker command starts. Each task notes its number and the time outside the broker (1 µs).
+The rate is taken from the first task to the last one, and with results until the last is stored. Every round checks that each
+task ran exactly once, and that all results are there. Workers log at ``warning``: logging is not what is measured.
 
-    python benchmarks/throughput.py                    # 20,000 tasks, 3 rounds: ours, celery tuned, celery by default
-    python benchmarks/throughput.py --short            # 4,000 tasks, 1 round
-    python benchmarks/throughput.py --check 15         # exit code 1 below 15 times genuine Celery
-    python benchmarks/throughput.py --pools prefork,threads --peers ours,celery-tuned
+    python benchmarks/throughput.py                             # with results stored: everybody, 3 rounds; 5 minutes
+    python benchmarks/throughput.py --results off               # the same without
+    python benchmarks/throughput.py --broker rabbitmq --results off
+    python benchmarks/throughput.py --only ours-prefork,celery-prefork,sketch
+    python benchmarks/throughput.py --short --check --ease 2    # 1 round of an eighth of the tasks, half of the goals
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs as a plain script
 
-from tests.peers import (
-    DeadlineMissed,
-    PeerUnavailable,
-    Program,
-    RedisServer,
-    Side,
-    both_sides,
-    load,
-    our_side,
-    raw_message,
-    scratch,
-)
+import redis
 
-APP = Path(__file__).parent / "apps"
-RESULT = b"celery-task-meta-"
-#: Seconds between two looks at the number of results: short against the whole, long against the 50 µs that a look costs Redis.
-LOOK = 0.005
-#: More keys than a worker makes beside results: from then on results are coming.
-FEW_KEYS = 40
+from benchmarks import ceiling, figures, processes, rabbitmq
+from benchmarks.contestants import CONTESTANTS, Contestant, version
+from benchmarks.figures import Line, versus
+from benchmarks.noted import Notes, notes
+from benchmarks.servers import Servers
+from tests.peers import PeerUnavailable, Program, eventually, load, raw_message, scratch
 
-
-@dataclass(frozen=True, slots=True)
-class Contestant:
-    """One configuration of one side."""
-
-    name: str
-    side: str
-    options: tuple[str, ...] = ()
-    prefetch: int | None = None
-
-
-CONTESTANTS = {
-    contestant.name: contestant
-    for contestant in (
-        Contestant("ours", "ours"),
-        # What measured best for prefork on Redis: deep prefetch, and no chatter between workers.
-        Contestant("celery-tuned", "genuine", ("--without-gossip", "--without-mingle", "--without-heartbeat"), prefetch=128),
-        Contestant("celery-default", "genuine"),
-    )
+#: No workers, but what they are compared with: name and number of tasks.
+LOOPS = {"sketch": 60_000, "raw-loop": 30_000}
+#: Who may be called the fastest peer.
+PEERS = ("huey", "repid", "dramatiq", "taskiq", "taskiq-deep", "taskiq-stream", "saq", "dramatiq-rabbitmq")
+#: Who takes part, by broker and whether results are stored.
+STORING = ("huey", "taskiq", "dramatiq", "saq")
+NOT_STORING = ("repid", "huey", "taskiq-deep", "taskiq-stream", "dramatiq")
+ENTRIES = {
+    ("redis", True): ("ours-prefork", "celery-prefork", "sketch", *STORING, "ours-threads", "celery-threads", "celery-default"),
+    ("redis", False): ("ours-prefork", "celery-prefork", *NOT_STORING, "ours-threads", "celery-threads"),
+    ("rabbitmq", True): ("ours-rabbitmq", "celery-rabbitmq", "dramatiq-rabbitmq"),
+    ("rabbitmq", False): ("ours-rabbitmq", "celery-rabbitmq", "raw-loop", "dramatiq-rabbitmq"),
 }
+#: What is promised, for whom against whom: ours, the other, the goal, and whether that is with results (None: either way).
+GOALS: tuple[tuple[str, str, str, bool | None], ...] = (
+    ("ours-prefork", "celery-prefork", ">= 25", True),
+    ("ours-prefork", "fastest", ">= 2.5", True),
+    ("ours-prefork", "sketch", ">= 0.5", True),
+    ("ours-threads", "celery-threads", ">= 10", True),
+    ("ours-rabbitmq", "celery-rabbitmq", ">= 2.5", None),
+    ("ours-rabbitmq", "raw-loop", ">= 0.6", False),
+)
+OURS = ("ours-prefork", "ours-threads", "ours-rabbitmq")
 
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One run of one contestant.
-
-    :ivar rate: tasks per second, from the first to the last result.
-    :ivar whole: seconds from the start of the command to the last result.
-    :ivar startup: seconds from the start of the command to the first result.
-    """
-
-    contestant: str
-    pool: str
-    rate: float
-    whole: float
-    startup: float
+#: Rates of all rounds by contestant.
+Rates = dict[str, list[float]]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--short", action="store_true", help="4,000 tasks, 1 round")
-    parser.add_argument("--peers", default="ours,celery-tuned,celery-default", help=f"of {', '.join(CONTESTANTS)}")
-    parser.add_argument("--pools", default="prefork", help="of prefork, threads, solo (default: prefork)")
-    parser.add_argument("--slots", type=int, default=2, help="-c of every worker (default: 2)")
-    parser.add_argument("--check", type=float, metavar="TIMES", help="exit code 1 when ours is slower than so many times any peer")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
+    parser = figures.parser(__doc__)
+    parser.add_argument("--results", choices=["on", "off"], default="on", help="whether results are stored (default: on)")
+    parser.add_argument("--broker", choices=["redis", "rabbitmq"], default="redis", help="(default: redis)")
+    parser.add_argument("--only", help=f"of {', '.join([*CONTESTANTS, *LOOPS])}; separated by commas")
+    parser.add_argument("--scale", type=float, default=1.0, help="so many times the tasks")
     options = parser.parse_args(arguments)
     if options.short:
-        options.tasks, options.rounds = 4_000, 1
-    options.peers = options.peers.split(",")
-    options.pools = options.pools.split(",")
-    if unknown := set(options.peers) - set(CONTESTANTS):
-        parser.error(f"unknown peers {sorted(unknown)}; there are {', '.join(CONTESTANTS)}")
-    if options.tasks < 2 or options.rounds < 1:
-        parser.error("needs at least 2 tasks and 1 round")
-    if options.check is not None and (len(options.peers) < 2 or options.peers[0] != "ours"):
-        parser.error("--check compares: let --peers begin with ours and name another")
+        options.scale, options.rounds = options.scale / 8, 1
+    options.stores = options.results == "on"
+    options.entries = options.only.split(",") if options.only else list(ENTRIES[options.broker, options.stores])
+    if unknown := set(options.entries) - {*CONTESTANTS, *LOOPS}:
+        parser.error(f"unknown contestants {sorted(unknown)}")
     return options
 
 
-def measure(
-    contestant: Contestant, side: Side, pool: str, options: argparse.Namespace, redis: RedisServer, folder: Path
-) -> Measured:
-    """Fill the queue of an empty Redis, start the worker, watch the results come, check them, end the worker."""
-    redis.client.flushall()
-    load(redis.client, (raw_message("fast.nothing", [number]) for number in range(options.tasks)))
-    tuning = {"FAST_PREFETCH": str(contestant.prefetch)} if contestant.prefetch else {}
-    env = side.environment(APP, FAST_URL=redis.url, **tuning)
-    log = folder / f"{contestant.name}.log"
-    began = time.monotonic()
-    command = ["-P", pool, "-c", str(options.slots), *contestant.options]
-    worker = side.worker("fast", *command, folder=folder, env=env, log=log, level="warning")
-    with worker:
-        first, early, last = watch(redis, options.tasks, worker)
-    check(redis, options.tasks)
-    return Measured(contestant.name, pool, (options.tasks - early) / (last - first), last - began, first - began)
+class Bench:
+    """The servers, the tasks' notes and a folder for logs, shared by all runs."""
+
+    def __init__(self, servers: Servers, noted: Notes, folder: Path) -> None:
+        self.servers = servers
+        self.noted = noted
+        self.folder = folder
+        #: Processor seconds a task of the last run, workers and servers together.
+        self.cost = math.nan
+
+    def processor_time(self, workers: Sequence[Program]) -> float:
+        """Seconds that the workers and the servers have computed."""
+        pids = [*(worker.pid for worker in workers), *self.servers.pids]
+        return sum(map(processes.processor_time, pids))
+
+    def run(self, name: str, *, scale: float, stores: bool) -> float:
+        """Tasks per second of one run."""
+        self.cost = math.nan
+        if name == "sketch":
+            return ceiling.measure(self.servers.redis, self.noted, int(LOOPS[name] * scale), 100)
+        if name == "raw-loop":
+            return rabbitmq.measure(self.servers.broker("rabbitmq"), self.noted, int(LOOPS[name] * scale))
+        contestant = CONTESTANTS[name]
+        stores = stores if contestant.stores else contestant.stores is None
+        return self.measure(contestant, int(contestant.tasks * scale), stores)
+
+    def measure(self, contestant: Contestant, tasks: int, stores: bool) -> float:
+        """Tasks per second of one worker, from the first task to the last, or to the last result."""
+        self.servers.clear()
+        self.noted.clear()
+        client, broker = self.servers.redis.client, self.servers.broker(contestant.broker)
+        env = contestant.environment(broker=broker, results=self.servers.redis.url if stores else None, notes=self.noted.path)
+        self.fill(contestant, tasks, env)
+        with contestant.working(self.folder, env) as workers:
+            self.noted.wait(tasks // 10, within=30 + tasks / 50, workers=workers)
+            warm, computed = self.noted.count(), self.processor_time(workers)
+            self.noted.wait(tasks, within=30 + tasks / 50, workers=workers)
+            self.cost = (self.processor_time(workers) - computed) / max(1, tasks - warm)
+            end = None
+            if stores:
+                eventually(lambda: contestant.settled(client, tasks), within=30, what="all results are stored", every=0.002)
+                end = time.monotonic()
+            if contestant.app == "fast" and contestant.broker == "redis":
+                eventually(self.servers.redis.at_rest, within=30, what="all messages are acked")
+        done = self.noted.check(tasks, strict=contestant.library == "ours")
+        if contestant.app == "fast" and stores:
+            check_results(client, tasks)
+        return (tasks - 1) / ((end or done[-1].ended) - min(note.began for note in done[:1000]))
+
+    def fill(self, contestant: Contestant, tasks: int, env: Mapping[str, str]) -> None:
+        """Publish the tasks; genuine Celery and ours get the same raw messages."""
+        if contestant.app != "fast":
+            contestant.client("fill", tasks, env=env)
+            return
+        messages = (raw_message("fast.nothing", [number]) for number in range(tasks))
+        if "BENCH_RESULTS" not in env:
+            messages = (raw.replace(b'"ignore_result": false', b'"ignore_result": true') for raw in messages)
+        if contestant.broker == "redis":
+            load(self.servers.redis.client, messages)
+        else:
+            rabbitmq.load(env["BENCH_BROKER"], messages)
 
 
-def watch(redis: RedisServer, tasks: int, worker: Program) -> tuple[float, int, float]:
-    """Look at the number of keys until all results are there; looking costs Redis next to nothing (DBSIZE).
-
-    :returns: when the first results were seen, how many they were, and when the last was seen.
-    """
-    limit = 60 + tasks / 100
-    deadline = time.monotonic() + limit
-    first: float | None = None
-    early = 0
-    while (now := time.monotonic()) < deadline:
-        keys = int(redis.client.dbsize())
-        if first is None and keys > FEW_KEYS:
-            first, early = now, count_results(redis)
-        # A handful of keys are no results, so only a count is believed; it usually finds all there at the first try.
-        if first is not None and keys >= tasks and count_results(redis) >= tasks:
-            return first, early, now
-        time.sleep(LOOK)
-    raise DeadlineMissed(
-        f"{count_results(redis)} of {tasks} results after {limit:.0f} s; the worker's log ends:\n{worker.text()[-2000:]}"
-    )
-
-
-def count_results(redis: RedisServer) -> int:
-    """How many result documents there are."""
-    return sum(1 for _ in redis.client.scan_iter(match=RESULT + b"*", count=5_000))
-
-
-def check(redis: RedisServer, tasks: int) -> None:
-    """Raise unless every task has a result, each of them says SUCCESS, and nothing is left in the broker."""
-    keys = list(redis.client.scan_iter(match=RESULT + b"*", count=5_000))
-    documents = [document for start in range(0, len(keys), 1_000) for document in redis.client.mget(keys[start : start + 1_000])]
+def check_results(client: redis.Redis, tasks: int) -> None:
+    """Raise unless every task has a result, and each of them says SUCCESS."""
+    keys = list(client.scan_iter(match=b"celery-task-meta-*", count=5_000))
+    documents = [document for start in range(0, len(keys), 1_000) for document in client.mget(keys[start : start + 1_000])]
     states = [json.loads(document)["status"] for document in documents if document]
     if len(states) != tasks or set(states) != {"SUCCESS"}:
         raise AssertionError(f"{len(states)} results for {tasks} tasks, with the states {sorted(set(states))}")
-    if waiting := redis.client.llen("celery"):
-        raise AssertionError(f"{waiting} messages still wait although every task has its result: something ran twice")
 
 
-def rounds(options: argparse.Namespace, folder: Path) -> Iterator[list[Measured]]:
-    """Measure everybody once a round; the order turns, so that drift hits everybody alike."""
-    sides = both_sides() if set(options.peers) != {"ours"} else {"ours": our_side()}
-    entries = [(CONTESTANTS[name], pool) for pool in options.pools for name in options.peers]
-    with RedisServer(folder / "redis") as redis:
+def rounds(options: argparse.Namespace) -> Iterator[tuple[str, float, float]]:
+    """Name, tasks per second and processor seconds a task. Once a round; the order turns, so that drift hits everybody alike."""
+    needs_rabbitmq = any(
+        name == "raw-loop" or (name in CONTESTANTS and CONTESTANTS[name].broker == "rabbitmq") for name in options.entries
+    )
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch("throughput-"))
+        servers = stack.enter_context(Servers(folder, rabbitmq=needs_rabbitmq))
+        bench = Bench(servers, stack.enter_context(notes()), folder)
+        if needs_rabbitmq and not servers.has_rabbitmq:
+            raise PeerUnavailable("rabbitmq-server is not installed")
         for number in range(options.rounds):
-            turned = entries[number % len(entries) :] + entries[: number % len(entries)]
-            measured = []
-            for contestant, pool in turned:
-                measured.append(measure(contestant, sides[contestant.side], pool, options, redis, folder))
-                print(line(measured[-1]), flush=True)
-            yield measured
+            at = number % len(options.entries)
+            for name in options.entries[at:] + options.entries[:at]:
+                rate = bench.run(name, scale=options.scale, stores=options.stores)
+                cost = f"{bench.cost * 1e6:>7,.0f} µs of processor time a task"
+                print(f"  {name:<18} {rate:>9,.0f} tasks/s   {cost if bench.cost > 0 else ''}", flush=True)
+                yield name, rate, bench.cost
 
 
-def line(measured: Measured) -> str:
-    """For people."""
-    who = f"{measured.contestant} {measured.pool}"
-    return f"  {who:<26} {measured.rate:>9,.0f} tasks/s   start-up {measured.startup:5.2f} s   whole {measured.whole:6.2f} s"
+def summary(rates: Rates, stores: bool, broker: str) -> list[Line]:
+    """What is promised, then how everybody else compares."""
+    how = f"no-op tasks/s on {broker}, results {'stored' if stores else 'off'}"
+    fastest = best(rates)
+    lines, told = [], set()
+    for mine, other, goal, with_results in GOALS:
+        name = fastest if other == "fastest" else other
+        if mine in rates and name in rates and with_results in (None, stores):
+            told.add((mine, name))
+            who = f"the fastest peer ({name})" if other == "fastest" else name
+            lines.append(versus(f"{how}: {mine}, vs {who}", rates[mine], rates[name], goal=goal))
+    mine = next((name for name in OURS if name in rates), "")
+    if mine:
+        others = [name for name in rates if name not in OURS and (mine, name) not in told]
+        lines += [versus(f"{how}: {mine}, vs {name}", rates[mine], rates[name]) for name in others]
+    return lines or [Line(f"{how}: {name}", figures.spread(found)) for name, found in rates.items()]
 
 
-def spread(values: Sequence[float], form: str = ",.0f") -> str:
-    """Median, least and most."""
-    return f"{statistics.median(values):{form}} [{min(values):{form}}-{max(values):{form}}]"
+def cost_lines(costs: Rates) -> list[Line]:
+    """Processor time a task, of workers and servers: what a busy machine changes least."""
+    mine = next((name for name in OURS if name in costs), "")
+    lines = [Line(f"processor µs a task: {mine}", figures.spread(costs[mine]))] if mine else []
+    others = [name for name in costs if name != mine and not any(map(math.isnan, costs[name]))]
+    return lines + [versus(f"processor µs a task: {mine}, vs {name}", costs[mine], costs[name]) for name in others if mine]
 
 
-def summary(all_rounds: Sequence[Sequence[Measured]], options: argparse.Namespace) -> dict[tuple[str, str], float]:
-    """Print medians and ratios; answer the median ratio of ours to every peer, by (peer, pool)."""
-    ratios: dict[tuple[str, str], float] = {}
-    print(f"\n{options.tasks:,} no-op tasks, results in Redis, -c {options.slots}, {options.rounds} round(s), median [least-most]")
-    for pool in options.pools:
-        runs = {name: [m for one in all_rounds for m in one if (m.contestant, m.pool) == (name, pool)] for name in options.peers}
-        for name, measured in runs.items():
-            rate = spread([m.rate for m in measured])
-            whole = spread([m.whole for m in measured], ".2f")
-            text = f"  {name + ' ' + pool:<26} {rate:>26} tasks/s   whole {whole} s"
-            if name != "ours" and "ours" in runs:
-                times = [mine.rate / theirs.rate for mine, theirs in zip(runs["ours"], measured, strict=True)]
-                ratios[name, pool] = statistics.median(times)
-                text += f"   ours is {spread(times, '.1f')} times as fast"
-            print(text)
-    return ratios
-
-
-def verdict(ratios: dict[tuple[str, str], float], times: float) -> int:
-    """The exit code: 0 when ours is at least so many times as fast as every peer in every pool."""
-    missed = {who: ratio for who, ratio in ratios.items() if ratio < times}
-    for (name, pool), ratio in missed.items():
-        print(f"MISSED: ours is {ratio:.1f} times as fast as {name} {pool}; wanted {times:g}", file=sys.stderr)
-    return 1 if missed else 0
+def best(rates: Rates) -> str | None:
+    """The fastest of the peers beside Celery."""
+    return max((name for name in rates if name in PEERS), key=lambda name: statistics.median(rates[name]), default=None)
 
 
 def main() -> int:
-    """0, or 1 when ``--check`` failed or genuine Celery could not be installed."""
+    """0, or 1 when ``--check`` failed or a peer could not be installed."""
     options = parse()
-    print(f"Python {platform.python_version()}, {platform.machine()}")
+    rates: Rates = {name: [] for name in options.entries}
+    costs: Rates = {name: [] for name in options.entries}
     try:
-        with scratch("throughput-") as folder:
-            measured = list(rounds(options, folder))
+        versions = dict.fromkeys(version(CONTESTANTS[name].library) for name in options.entries if name in CONTESTANTS)
+        print(figures.ground(*versions), flush=True)
+        for name, rate, cost in rounds(options):
+            rates[name].append(rate)
+            costs[name].append(cost * 1e6)
     except PeerUnavailable as why:
         print(why, file=sys.stderr)
         return 1
-    ratios = summary(measured, options)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(m) for one in measured for m in one], indent=1))
-    return verdict(ratios, options.check) if options.check is not None else 0
+    lines = summary(rates, options.stores, options.broker)
+    return figures.finish([*lines, *cost_lines(costs)], options)
 
 
 if __name__ == "__main__":

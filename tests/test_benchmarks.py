@@ -1,36 +1,121 @@
-"""The short tier of `make bench`: the benchmarks run, and what they measure is not far from what they promise."""
+"""The short tier of `make bench`: every benchmark runs to its end, and what they measure is not far from what is promised.
+
+Goals are eased here, because other tests run beside: a benchmark that finds half or a fourth of what is promised on a quiet
+machine has found a fault, not a busy neighbour.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.figures import Line, eased, table, versus
+from benchmarks.noted import Notes
 from tests.peers import PeerUnavailable, install_peer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+slow = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
-def run(script: str, *options: str) -> str:
-    """What the benchmark printed; it has to end well."""
+def run(script: str, *options: str, code: int = 0) -> str:
+    """What the benchmark printed; it has to end with this exit code."""
     command = [sys.executable, BENCHMARKS / script, *options]
     done = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=170, check=False)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
 
 
-def test_a_charts_step_is_as_fast_as_promised() -> None:
-    assert "memoised step, worker's chart" in run("states.py", "--check")
-
-
-def test_a_worker_is_several_times_as_fast_as_celery() -> None:
-    """15 times is promised for 20,000 tasks on a machine that has time; here are 4,000, beside whatever else runs."""
+@pytest.fixture
+def celery() -> None:
+    """Genuine Celery, or no test."""
     try:
         install_peer()
     except PeerUnavailable as error:
         pytest.skip(str(error))
-    assert "tasks/s" in run("throughput.py", "--short", "--peers", "ours,celery-tuned", "--check", "5")
+
+
+class TestWhatIsMeasured:
+    def test_a_ratio_is_the_median_of_the_rounds_ratios_so_that_drift_between_rounds_does_not_count(self) -> None:
+        # Both are ten times slower in the second round: no ratio of medians would be 2.
+        line = versus("speed", [200.0, 20.0, 400.0], [100.0, 10.0, 100.0], goal=">= 2")
+        assert line.ratio == 2
+        assert line.ok
+
+    @pytest.mark.parametrize(
+        ("ratio", "goal", "ok"),
+        [(2.49, ">= 2.5", False), (2.5, ">= 2.5", True), (1.51, "<= 1.5", False), (1.5, "<= 1.5", True), (0.0, "", True)],
+    )
+    def test_a_goal_is_reached_or_missed(self, ratio: float, goal: str, ok: bool) -> None:
+        line = Line("what", "ours", "peer", ratio, goal)
+        assert line.ok is ok
+        assert ("MISSED" in table([line])) is not ok
+
+    def test_easing_makes_goals_easier_in_both_directions(self) -> None:
+        more, less = eased([Line("a", "", "", 1.0, ">= 3"), Line("b", "", "", 1.0, "<= 1.5")], 2.0)
+        assert (more.goal, less.goal) == (">= 1.5", "<= 3")
+
+    @pytest.mark.parametrize(("numbers", "fault"), [([0, 2], "1 did not run"), ([0, 1, 2, 1], "1 ran more than once")])
+    def test_a_run_that_loses_or_repeats_a_task_is_no_measurement(self, tmp_path: Path, numbers: list[int], fault: str) -> None:
+        noted = self.noted(tmp_path, numbers)
+        with pytest.raises(AssertionError, match=fault):
+            noted.check(3)
+
+    def test_notes_tell_who_ran_when(self, tmp_path: Path) -> None:
+        first, second = self.noted(tmp_path, [0, 1]).check(2)
+        assert (first.number, second.number) == (0, 1)
+        assert first.began <= first.ended <= second.began
+        assert first.pid != os.getpid()
+
+    @staticmethod
+    def noted(folder: Path, numbers: list[int]) -> Notes:
+        """Written as tasks write them, in a process of their own."""
+        noted = Notes(folder / "notes")
+        program = f"import notes\nfor number in {numbers}: notes.note(number)"
+        env = {**os.environ, "BENCH_NOTES": str(noted.path)}
+        subprocess.run([sys.executable, "-c", program], cwd=BENCHMARKS / "apps", env=env, check=True)
+        return noted
+
+
+class TestTheShortTier:
+    pytestmark = slow
+
+    def test_a_charts_step_is_as_fast_as_promised(self) -> None:
+        assert "memoised step, worker's chart" in run("states.py", "--check")
+
+    def test_the_sketch_of_a_child_is_measured(self) -> None:
+        assert "batches of 100" in run("ceiling.py", "--short")
+
+    def test_a_worker_is_several_times_as_fast_as_celery(self, celery: None) -> None:
+        """25 times is promised on a quiet machine for 40,000 tasks; here are an eighth of them."""
+        run("throughput.py", "--short", "--only", "ours-prefork,celery-prefork", "--check", "--ease", "5")
+
+    def test_a_goal_that_is_missed_ends_with_an_error(self, tmp_path: Path, celery: None) -> None:
+        answer = tmp_path / "answer.json"
+        options = ["--short", "--scale", "0.1", "--check", "--ease", "0.0001", "--json", str(answer)]
+        assert "MISSED" in run("throughput.py", *options, "--only", "ours-prefork,celery-prefork", code=1)
+        (line,) = json.loads(answer.read_text())
+        assert line["goal"] == ">= 2.5e+05"
+
+    def test_results_may_be_left_out(self) -> None:
+        assert "ours-threads" in run("throughput.py", "--short", "--results", "off", "--only", "ours-threads")
+
+    def test_publishing_is_faster_than_celerys(self, celery: None) -> None:
+        run("publishing.py", "--short", "--check", "--ease", "3")
+
+    def test_a_call_comes_back_sooner_than_from_celery(self, celery: None) -> None:
+        run("latency.py", "--short", "--only", "ours-prefork,celery-prefork", "--check", "--ease", "4")
+
+    def test_tasks_that_take_time_run_beside_each_other(self) -> None:
+        run("waiting.py", "--short", "--check", "--ease", "4")
+
+    def test_an_idle_node_leaves_the_broker_alone(self) -> None:
+        run("idle.py", "--short", "--only", "ours-prefork", "--check", "--ease", "2")
+
+    def test_unusual_loads_are_carried(self, celery: None) -> None:
+        assert "ETAs waiting" in run("shapes.py", "--short", "--check", "--ease", "4")
