@@ -1,183 +1,204 @@
-"""Child processes, forked from a template that has the application imported and nothing else running.
+"""Child processes, forked from a template that has the application imported and nothing else running. The node's end.
 
 ::
 
-    node ──fork──▶ template ──fork──▶ child 0, child 1, …
+    node ──fork──▶ template ──fork──▶ child 0, child 1, …  ──▶ processes that tasks start
       ◀── spawned / exited ──
 
 Why a template: the node runs a loop and threads by the time a child must be replaced, and forking such a process is a known way to
 deadlock. The template is forked before any of that, stays single-threaded, and costs what it wrote since (its pages are shared).
 ``multiprocessing.forkserver`` loses the application's state and costs twice the start-up time (DESIGN §4 has the figures).
 
-Whoever dies takes its children along: ``PR_SET_PDEATHSIG`` makes the kernel send SIGKILL down the chain, also to a child that
-holds the GIL. The trap: the signal is sent when the *thread* that forked ends, so the template must be forked from a thread that
-lives as long as the node.
+Whoever dies takes its children along. The kernel kills the children when the template ends, also those that hold the GIL. When the
+node ends, it wakes the template, which kills the children and what they started (``template``). When the template is killed, the
+node does that. When somebody kills node and template at the same moment, the children die and what they started stays.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import json
 import os
-import selectors
 import signal
 import socket
-import sys
-from collections.abc import Callable
-from typing import Final, NoReturn
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from jumpstarter.abc.processes import Exited, Processes, Spawned
+from jumpstarter.errors import WorkerError
+from jumpstarter.executors.beginning import check_limits
+from jumpstarter.executors.evidence import STACK_SIGNAL, StackFile, resident
+from jumpstarter.executors.template import CLOEXEC, MESSAGE_SIZE, ChildMain, Template, run_and_exit, signal_remains
 
-#: Runs in a new child, in its main thread: (index, incarnation, channel to the node) -> exit code.
-ChildMain = Callable[[int, str, socket.socket], int]
+__all__ = ["ChildMain", "ForkTemplate"]
 
-_PR_SET_PDEATHSIG: Final = 1
-_MESSAGE_SIZE: Final = 4096
+_NO_LIMITS: Final[Mapping[int, int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A child that runs, as far as is known: its handle (a pidfd, or None where there is no such thing) and its stacks."""
+
+    pid: int
+    handle: int | None
+    stack: StackFile
+
+    def signal(self, number: int) -> bool:
+        """False when it has ended and its number may be another's."""
+        try:
+            if self.handle is None:
+                os.kill(self.pid, number)
+            else:
+                signal.pidfd_send_signal(self.handle, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill_group(self) -> None:
+        """The child, and what it started."""
+        if self.signal(signal.SIGKILL):  # the number is still its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        else:
+            signal_remains(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        self.stack.close()
+        if self.handle is not None:
+            os.close(self.handle)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A child that the template has not been asked for yet."""
+
+    request: bytes
+    link: int
+    stack: StackFile
+
+    def close(self) -> None:
+        os.close(self.link)
+        self.stack.close()
 
 
 class ForkTemplate(Processes):
     """Forks the template when created; asks it for children afterwards."""
 
-    def __init__(self, main: ChildMain) -> None:
+    def __init__(self, main: ChildMain, *, rlimits: Mapping[int, int] = _NO_LIMITS) -> None:
         """Fork. No other thread may run at this time, except in an embedding program, whose threads the template does not have.
 
         :param main: what a child runs.
+        :param rlimits: the operating system's limits for each child, by ``resource.RLIMIT_…``, in its units; soft and hard, and
+            inherited by what it starts. What is mapped when the child starts counts: a limit to its memory must leave room for
+            the application, and 8 MB of ``RLIMIT_AS`` or more for each thread. Who allocates beyond gets MemoryError;
+            ``RLIMIT_CPU`` ends the child by SIGKILL.
+        :raises ConfigurationError: a limit that there is not.
         """
+        check_limits(rlimits)
+        self._wishes: deque[_Wish] = deque()
+        self._asked: deque[StackFile] = deque()  # in the order in which their children will be reported
+        self._children: dict[int, _Child] = {}
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             self.channel.close()
-            _run_and_exit(lambda: _Template(theirs, parent, main).serve())
+            run_and_exit(lambda: Template(theirs, parent, main, rlimits).serve())
         theirs.close()
         self.channel.setblocking(False)
 
     def spawn(self, index: int, incarnation: str, channel: socket.socket) -> None:
         request = json.dumps([index, incarnation]).encode()
-        socket.send_fds(self.channel, [request], [channel.fileno()])
+        self._wishes.append(_Wish(request, os.dup(channel.fileno()), StackFile()))
+        self._ask()
+
+    def _ask(self) -> None:
+        """Pass on what the socket takes; the rest goes when the template, which has read, answers."""
+        while self._wishes:
+            wish = self._wishes[0]
+            try:
+                socket.send_fds(self.channel, [wish.request], [wish.link, wish.stack.descriptor])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._forget_wishes()
+                raise WorkerError("a child cannot be started: the template process has ended") from error
+            self._wishes.popleft()
+            os.close(wish.link)
+            self._asked.append(wish.stack)
 
     def events(self) -> list[Spawned | Exited]:
         happened: list[Spawned | Exited] = []
         while True:
             try:
-                message = self.channel.recv(_MESSAGE_SIZE)
+                message, handles, _, _ = socket.recv_fds(self.channel, MESSAGE_SIZE, 1, CLOEXEC)
             except BlockingIOError:
+                with contextlib.suppress(WorkerError):  # the next call reports the end
+                    self._ask()
                 return happened
+            except ConnectionResetError:  # it ended with requests unread; end of file comes next
+                continue
             if not message:
                 if happened:
                     return happened  # the next call reports the end
+                self._end_children()
                 raise EOFError("the template process has ended")
-            kind, *facts = json.loads(message)
-            happened.append(Spawned(*facts) if kind == "spawned" else Exited(*facts))
+            happened.append(self._note(message, handles))
+
+    def _note(self, message: bytes, handles: list[int]) -> Spawned | Exited:
+        kind, *facts = json.loads(message)
+        if kind == "spawned":
+            index, pid = facts
+            self._children[pid] = _Child(pid, handles[0] if handles else None, self._asked.popleft())
+            return Spawned(index, pid)
+        pid, code, number, peak_memory = facts
+        child = self._children.pop(pid)
+        stack = child.stack.read()
+        child.close()
+        return Exited(pid, code, number, peak_memory, stack)
+
+    def kill(self, pid: int, number: int) -> bool:
+        child = self._children.get(pid)
+        return child is not None and child.signal(number)
+
+    def ask_stack(self, pid: int) -> None:
+        if (child := self._children.get(pid)) is not None:
+            child.stack.rewind()
+            child.signal(STACK_SIGNAL)
+
+    def stack(self, pid: int) -> str:
+        child = self._children.get(pid)
+        return "" if child is None else child.stack.read()
+
+    def memory(self, pid: int) -> int:
+        return resident(pid) if pid in self._children else 0
 
     def close(self) -> None:
         if self.channel.fileno() < 0:
             return
+        # Told rather than just closed: a process that this one has forked since has a copy of this end.
+        with contextlib.suppress(OSError):
+            self.channel.shutdown(socket.SHUT_RDWR)
         self.channel.close()
         os.waitpid(self.pid, 0)
+        self._forget()
 
+    def _end_children(self) -> None:
+        """The template was killed: what its children started is left, and they themselves for a moment."""
+        for child in self._children.values():
+            child.kill_group()
+        self._forget()
 
-class _Template:
-    """The template's own life: fork on request, report who ended."""
+    def _forget(self) -> None:
+        for child in self._children.values():
+            child.close()
+        self._children.clear()
+        while self._asked:
+            self._asked.popleft().close()
+        self._forget_wishes()
 
-    def __init__(self, channel: socket.socket, parent: int, main: ChildMain) -> None:
-        self.channel = channel
-        self.main = main
-        self.children: set[int] = set()
-        _die_with(parent)
-        # The terminal sends these to the whole group; only the node decides what they mean.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_IGN)
-        self._woken, wake = socket.socketpair()
-        for end in (self._woken, wake):
-            end.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # ignored signals do not write to the wake-up descriptor
-        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        self._wake = wake
-        # What is allocated up to here lives as long as the process: keep the collector from touching (and so copying) its pages.
-        gc.collect()
-        gc.freeze()
-
-    def serve(self) -> int:
-        """Until the node closes its end and the last child is gone."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.channel, selectors.EVENT_READ)
-            selector.register(self._woken, selectors.EVENT_READ)
-            open_ = True
-            while open_ or self.children:
-                for key, _ in selector.select():
-                    if key.fileobj is self.channel:
-                        open_ = self._answer()
-                        if not open_:
-                            selector.unregister(self.channel)
-                    else:
-                        self._drain_wake()
-                self._reap()
-        return 0
-
-    def _answer(self) -> bool:
-        request, descriptors, _, _ = socket.recv_fds(self.channel, _MESSAGE_SIZE, 1)
-        if not request:
-            return False
-        index, incarnation = json.loads(request)
-        link = socket.socket(fileno=descriptors[0])
-        template = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            _run_and_exit(lambda: self._become_child(template, index, incarnation, link))
-        link.close()
-        self.children.add(pid)
-        self._tell(["spawned", index, pid])
-        return True
-
-    def _become_child(self, template: int, index: int, incarnation: str, link: socket.socket) -> int:
-        _die_with(template)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for end in (self.channel, self._woken, self._wake):
-            end.close()
-        return self.main(index, incarnation, link)
-
-    def _drain_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._woken.recv(_MESSAGE_SIZE):
-                pass
-
-    def _reap(self) -> None:
-        for pid in list(self.children):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                self.children.discard(pid)
-                code = os.waitstatus_to_exitcode(status)
-                self._tell(["exited", pid, None if code < 0 else code, -code if code < 0 else None])
-
-    def _tell(self, message: list[object]) -> None:
-        with contextlib.suppress(ConnectionError):  # the node is closing: it waits for this process instead
-            self.channel.send(json.dumps(message).encode())
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the parent's forking thread ends; end at once when it is gone already."""
-    if sys.platform != "linux":
-        return  # elsewhere children notice the end of their parent when the channel closes
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _run_and_exit(main: Callable[[], int]) -> NoReturn:
-    """Run in a forked process and never return into the code that forked it (its ``finally`` blocks are not ours)."""
-    code = 1
-    try:
-        code = main()
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:  # noqa: BLE001 - the last frame of a process: report it, whatever it is
-        sys.excepthook(*sys.exc_info())
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code & 0xFF)
+    def _forget_wishes(self) -> None:
+        while self._wishes:
+            self._wishes.popleft().close()
