@@ -5,14 +5,15 @@ worker has claimed, with the handle that acks it. A *job* is a delivery whose he
 runs it, when it may start and what its limits are. An *outcome* says what came of it. A *settlement* is what the broker has to
 do about it, all of it or nothing.
 
-None of these does any I/O; none of them knows Celery.
+None of these does any I/O; none of them knows Celery. Two of them are named tuples, which are made in a third of the time: there is
+one of each for every job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +169,7 @@ RETURN = Return()
 REQUEUE = Requeue()
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A result to be stored under a key for ``ttl`` seconds (None: for ever) and announced to those who wait for the key.
 
     ``final`` documents are never overwritten by a later one (Celery: a stored SUCCESS stays).
@@ -227,8 +227,7 @@ class Outcome:
     runtime: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What a broker does for one delivery, all or nothing, and only while the claim still holds.
 
     The last three are commands of a results store on the same server, opaque to the worker.

@@ -51,7 +51,7 @@ class AgeingBroker(RedisBroker):
     def settle(self, settlements, *, incarnation):
         def here(one: Settlement) -> Settlement:
             action = Park(self._clock.on_server(one.action.due)) if isinstance(one.action, Park) else one.action
-            return dataclasses.replace(one, action=action, publish=self._here(one.publish))
+            return one._replace(action=action, publish=self._here(one.publish))
 
         return super().settle([here(one) for one in settlements], incarnation=incarnation)
 
