@@ -7,8 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.peers import RedisServer
 from tests.rabbitmq_server import RabbitServer, server_script
+
+from tests.peers import RedisServer
 
 
 class Servers:

@@ -96,7 +96,7 @@ def _fork_template(setup: NodeSetup) -> tuple[Marks, ForkTemplate]:
     def child(seat: int, incarnation: str, channel: socket.socket) -> int:
         return _child_main(setup, marks, seat, incarnation, channel)
 
-    return marks, ForkTemplate(child)
+    return marks, ForkTemplate(child, rlimits=options.rlimits)
 
 
 def _node(setup: NodeSetup, marks: Marks, template: ForkTemplate) -> Node:

@@ -32,7 +32,7 @@ def complete_chord(backend: Any, request: Any, bodies: Sequence[bytes]) -> tuple
         run_body(backend, request, bodies)
     # A chord that failed may be a member of another one's header.
     for part in collected.parts:
-        outer = backend.results.add_part(part)
+        (outer,) = backend.results.add_parts([part])
         if outer is not None:
             messages, documents = part.complete(outer)
             envelopes.extend(messages)

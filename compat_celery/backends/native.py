@@ -326,7 +326,7 @@ class NativeBackend(KeyValueStoreBackend):
         if collected is not None:
             collected.parts.append(part)
             return
-        bodies = self._ensure_retryable(self.results.add_part, part)
+        (bodies,) = self._ensure_retryable(self.results.add_parts, [part])
         if bodies is not None:
             run_body(self, request, bodies)
             self.results.close_join(part.join)

@@ -85,13 +85,13 @@ class Broker(ABC):
         another worker owns the message by now and nothing was done, :class:`Completed` where its part was the last of a join and
         nothing but the counting was done."""
 
+    @abstractmethod
     def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:
         """Return these claims to their queues after ``lease`` seconds of the incarnation's silence, whatever the length of its
         other claims' lease. They are renewed with the others. Tags that are not claimed any more are passed over.
 
         Brokers whose server watches the connection itself (AMQP) do nothing here.
         """
-        raise NotImplementedError
 
     @abstractmethod
     def renew(self, incarnations: Iterable[str], lease: float) -> None:
@@ -120,18 +120,18 @@ class Broker(ABC):
     def purge(self, queue: str) -> int:
         """Drop all that waits in the queue (claimed messages stay); answer how many."""
 
+    @abstractmethod
     def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:
         """What rests in quarantine, the oldest first, from behind the one whose id is ``after``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def requeue_quarantined(self, ids: Sequence[str]) -> int:
         """Send these messages to the ends of their queues, as if they had never been delivered; answer how many were found. What is
         no message stays where it is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drop_quarantined(self, ids: Sequence[str]) -> int:
         """Forget these messages for ever; answer how many were found."""
-        raise NotImplementedError
 
     @abstractmethod
     def ping(self) -> None:

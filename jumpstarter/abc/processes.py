@@ -61,16 +61,6 @@ class Processes(ABC):
         :raises EOFError: the place itself is gone; so are all its children.
         """
 
-    def kill(self, pid: int, number: int) -> bool:
-        import os
-
-        os.kill(pid, number)
-        return True
-
-    def ask_stack(self, pid: int) -> None: ...
-    def memory(self, pid: int) -> int:
-        return int(open(f"/proc/{pid}/statm").read().split()[1]) * 4096
-
     @abstractmethod
     def kill(self, pid: int, number: int) -> bool:
         """Send a signal to a child; False when it is not known or has ended. Never hits another process that got its number."""

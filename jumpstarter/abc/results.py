@@ -38,18 +38,18 @@ class Results(ABC):
     def writes(self, documents: Sequence[Document]) -> Sequence[Any]:
         """The documents as commands that a broker on the same server carries out inside its ``settle``. No I/O."""
 
+    @abstractmethod
     def part_write(self, part: Part) -> Any:
         """The part as a command that a broker on the same server carries out inside its ``settle``. No I/O."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close_write(self, join: str) -> Any:
         """:meth:`close_join` as a command for the same. No I/O."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fence(self, fences: Sequence[Fence], ttl: float) -> None:
         """From now on, and for ``ttl`` seconds, refuse what smaller attempts of these jobs write. One round trip; never lowers a
         fence."""
-        raise NotImplementedError
 
     @abstractmethod
     def put(self, documents: Sequence[Document], *, by: Sequence[Fence | None] = ()) -> list[bool]:
@@ -81,15 +81,11 @@ class Results(ABC):
     def open_join(self, join: str, size: int, ttl: float | None) -> None:
         """Say how many parts the join has. May come after the first parts."""
 
-    def add_part(self, part: Part) -> Sequence[bytes] | None:
-        """Count one part; see :meth:`add_parts`."""
-        return self.add_parts([part])[0]
-
+    @abstractmethod
     def add_parts(self, parts: Sequence[Part], *, by: Sequence[Fence | None] = ()) -> list[Sequence[bytes] | None]:
         """Count the parts in one round trip (each once per member and index, however often it is added). Where one completes its
         join, or has completed it before and it is not yet closed: the bodies of all parts in order of index; else None, also
         where ``by`` was refused. Other parts that are added again to a complete join may be left to the one that completed it."""
-        raise NotImplementedError
 
     @abstractmethod
     def close_join(self, join: str) -> None:
