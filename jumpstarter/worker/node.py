@@ -66,9 +66,12 @@ class Node(Actor):
         super().__init__(name=options.name)
 
     def regions(self) -> Mapping[str, Mapping[str, Any]]:
-        if self.options.children > CHILD_REGIONS:
-            return {}
-        return {name: _child_region(name) for name in (f"child_{number}" for number in range(self.options.children))}
+        return _child_regions(self.options)
+
+    @classmethod
+    def prepare(cls, options: WorkerOptions) -> None:
+        """Compile its chart before anything is forked."""
+        cls._plan_for(_child_regions(options))
 
     @resource
     @asynccontextmanager
@@ -168,6 +171,12 @@ def _facts(exited: Exited) -> dict[str, Any]:
     """What is known of a child's end, as evidence."""
     facts = {"pid": exited.pid, "exit_code": exited.code, "signal": exited.signal, "peak_memory": exited.peak_memory}
     return {name: value for name, value in facts.items() if value is not None} | ({"stack": exited.stack} if exited.stack else {})
+
+
+def _child_regions(options: WorkerOptions) -> dict[str, Mapping[str, Any]]:
+    if options.children > CHILD_REGIONS:
+        return {}
+    return {name: _child_region(name) for name in (f"child_{number}" for number in range(options.children))}
 
 
 def _child_region(name: str) -> Mapping[str, Any]:

@@ -131,6 +131,11 @@ class Worker(Actor):
     def regions(self) -> Mapping[str, Mapping[str, Any]]:
         return slot_regions(self.options)
 
+    @classmethod
+    def prepare(cls, options: WorkerOptions) -> None:
+        """Compile its chart, for all processes that are forked from this one."""
+        cls._plan_for(slot_regions(options))
+
     # Resources, in the order of acquiring; released in reverse: first the slots come to rest, then everything is settled, then
     # what is still claimed goes back, and only then the lease may end.
 
