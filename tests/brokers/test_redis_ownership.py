@@ -143,6 +143,23 @@ def test_what_fails_after_a_write_elsewhere_is_taken_back_here(broker, elsewhere
     assert [broker.depth("r"), len(broker.quarantined())] == [1, 1]
 
 
+def test_what_cannot_be_announced_elsewhere_is_taken_back_here(redis_server, elsewhere, client):
+    client.acl_setuser("mute", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all"], reset_channels=True)
+    try:
+        with RedisBroker(f"redis://mute:secret@127.0.0.1:{redis_server.port}/0") as broker:
+            first, last = open_join(broker, elsewhere, "a", "b")
+            send = [envelope(b"sent", "r"), envelope(b"parked", "r", due=time.time() + 60)]
+            doomed = with_part(first, elsewhere, "a", 0, publish=send, writes=elsewhere.writes([Document("k", b"{}")]))
+            with pytest.raises(BrokerError, match="channel"):
+                broker.settle([doomed, settlement(last)], incarnation="a")
+            assert client.exists("r", "jumpstarter.parked") == 0
+            assert [held.tag for held in broker.held("a")] == [first.tag]
+            with redis.Redis(port=redis_server.port, db=3) as other:
+                assert not other.exists("j.j", "j.d", "r", "jumpstarter.parked")
+    finally:
+        client.acl_deluser("mute")
+
+
 def test_what_was_written_elsewhere_survives_a_restart_of_the_server():
     with (
         RedisServer("--appendfsync", "always", aof=True) as server,
@@ -368,6 +385,7 @@ def test_a_worker_whose_claim_was_taken_over_changes_nothing(redis_server, where
         sleeper, successor = (stack.enter_context(RedisBroker(redis_server.url)) for _ in range(2))
         its, results = (stack.enter_context(RedisResults(store)) for _ in range(2))
         client = stack.enter_context(redis.Redis(port=redis_server.port))
+        kept = stack.enter_context(redis.Redis.from_url(store))
         assert (sleeper.server == its.server) == (where != "another server")
         for number in range(50):
             join, done = f"j{number}", f"done{number}"
@@ -399,6 +417,7 @@ def test_a_worker_whose_claim_was_taken_over_changes_nothing(redis_server, where
             assert [one.tag for one in successor.held("B")] == [one.tag for one in fresh]
 
             # Nothing was counted and nothing is closed: B finishes both.
+            assert not kept.exists(f"{join}.j", f"{join}.d", f"{join}.c", f"{done}.c")
             if where == "another server":
                 by = [Fence("a", 2), Fence("b", 2)]
                 assert results.add_parts([part("a", 0, join=join), part("b", 1, join=join)], by=by)[0] is None
