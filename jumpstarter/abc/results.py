@@ -36,7 +36,8 @@ class Results(ABC):
 
     @abstractmethod
     def writes(self, documents: Sequence[Document]) -> Sequence[Any]:
-        """The documents as commands that a broker on the same server carries out inside its ``settle``. No I/O."""
+        """The documents as commands, one for each in their order, that a broker on the same server carries out inside its
+        ``settle``. No I/O."""
 
     @abstractmethod
     def part_write(self, part: Part) -> Any:

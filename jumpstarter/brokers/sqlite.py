@@ -253,7 +253,7 @@ class SqliteBroker(Broker):
                 yield 3, _DELETE, (number,)
         for row in rows:
             yield 4, _INSERT, row
-        for statement, values in settlement.writes:
+        for statement, values in itertools.chain.from_iterable(settlement.writes):
             yield 5, statement, values
 
     # Leases

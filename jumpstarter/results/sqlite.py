@@ -20,6 +20,8 @@ from jumpstarter.embedded.doorbell import Doorbell
 from jumpstarter.errors import ResultsUnavailable
 from jumpstarter.jobs import Document, Part
 
+_Write = tuple[tuple[str, Sequence[object]], ...]
+
 #: Seconds for which a closed join is remembered, so that late parts complete nothing.
 CLOSED_TTL = 86_400.0
 # Documents between two sweeps. A sweep deletes at most twice as many.
@@ -89,15 +91,15 @@ class SqliteResults(Results):
     # Documents
 
     def writes(self, documents: Sequence[Document]) -> Sequence[Any]:
-        """(statement, values) for ``SqliteBroker.settle``."""
+        """For each document what ``SqliteBroker.settle`` has to do: statements with their values."""
         now = self._clock.now()
-        writes: list[tuple[str, Sequence[object]]] = [
-            (_PUT, (document.key, document.body, None if document.ttl is None else now + document.ttl, document.final, now))
+        writes: list[_Write] = [
+            ((_PUT, (document.key, document.body, None if document.ttl is None else now + document.ttl, document.final, now)),)
             for document in documents
         ]
         self._written += len(writes)
-        if self._written >= _SWEEP_EVERY:
-            writes.append((_SWEEP, (now, 2 * self._written)))
+        if writes and self._written >= _SWEEP_EVERY:
+            writes[-1] += ((_SWEEP, (now, 2 * self._written)),)
             self._written = 0
         return writes
 
@@ -111,7 +113,8 @@ class SqliteResults(Results):
 
     def _put(self, connection: sqlite3.Connection, documents: Sequence[Document], by: Sequence[Fence | None]) -> list[bool]:
         allowed = self._allowed(connection, by, len(documents))
-        for statement, values in self.writes(list(itertools.compress(documents, allowed))):
+        writes = self.writes(list(itertools.compress(documents, allowed)))
+        for statement, values in itertools.chain.from_iterable(writes):
             connection.execute(statement, values)
         return allowed
 

@@ -118,6 +118,11 @@ class ResultsKit:
         results.put([Document("a", FINAL + b" ", final=True)])
         assert results.get(["a", "b"]) == [FINAL, FAILED]
 
+    def test_there_is_one_write_for_each_document(self, results: Results) -> None:
+        # A worker asks for the writes of many settlements at once, and shares them out.
+        for count in (1, 0, 250, 1, 2):
+            assert len(results.writes([Document(f"{number}", b"1", ttl=60.0) for number in range(count)])) == count
+
     def test_a_deleted_final_document_makes_room(self, results: Results) -> None:
         results.put([Document("a", FINAL, final=True)])
         assert results.delete(["a"]) == 1

@@ -58,6 +58,8 @@ class Settler:
         self._on_parked = on_parked
         self._on_settled = on_settled
         self._patience = patience
+        # Joins that outcomes on their way complete (by the outcome's id), and those whose one thing was done: results elsewhere only.
+        self._completing: dict[int, str] = {}
         self._to_close: list[str] = []
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._give_up = threading.Event()
@@ -158,9 +160,9 @@ class Settler:
             )
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        self._completing.clear()
         settlements = self._together(outcomes) if self._are_together else self._apart(outcomes)
         answers = self._broker.settle(settlements, incarnation=self._incarnation)
-        self._close_joins()
         completed: list[tuple[Outcome, Completed]] = []
         has_parked = False
         for outcome, answer in zip(outcomes, answers, strict=True):
@@ -169,6 +171,9 @@ class Settler:
                 completed.append((outcome, answer))
             elif not answer:
                 _log_taken(outcome)
+            elif id(outcome) in self._completing:
+                self._to_close.append(self._completing[id(outcome)])
+        self._close_joins()
         if completed:
             self._complete(completed)
         if self._on_parked is not None and has_parked:
@@ -212,9 +217,15 @@ class Settler:
                 )
             )
         answers = self._broker.settle(settlements, incarnation=self._incarnation)
-        for (outcome, _), settled in zip(completed, answers, strict=True):
-            if not settled:
+        too_late = []
+        for (outcome, _), answer in zip(completed, answers, strict=True):
+            if isinstance(answer, Completed):
+                too_late.append(outcome)
+            elif not answer:
                 _log_taken(outcome)
+        if too_late:
+            # A copy of the same job has closed the join meanwhile: nothing was done, and now their parts complete nothing.
+            self._broker.settle(self._together(too_late), incarnation=self._incarnation)
 
     # Results elsewhere: stored before the ack, so that a crash in between repeats the job rather than losing its result.
 
@@ -246,13 +257,15 @@ class Settler:
             if documents:
                 results.put(documents)
             follow_ups[id(outcome)] = messages
-            self._to_close.append(part.join)
+            self._completing[id(outcome)] = part.join
         return follow_ups
 
     def _close_joins(self) -> None:
-        joins, self._to_close = self._to_close, []
-        for join in joins:
-            self._stored_at().close_join(join)
+        # Only those whose body was sent: were a refused settlement to close its join, whoever has the job now would find nothing to
+        # complete, and the body would be lost.
+        while self._to_close:
+            self._stored_at().close_join(self._to_close[0])
+            del self._to_close[0]
 
     def fence(self, jobs: Sequence[Job]) -> None:
         """Before these repeated jobs begin: have what their earlier attempts may still write refused. Where the results lie on the

@@ -412,11 +412,25 @@ def test_results_of_the_same_file_fail_together_with_the_ack(broker, url, clock)
     with SqliteResults(url, clock=clock) as results:
         broker.publish([envelope()])
         (delivery,) = claim(broker)
-        writes = [*results.writes([Document("a", b"1")]), ("INSERT INTO no_such_table VALUES (?)", (1,))]
+        writes = [*results.writes([Document("a", b"1")]), (("INSERT INTO no_such_table VALUES (?)", (1,)),)]
         with pytest.raises(BrokerUnavailable, match="no such table"):
             broker.settle([settlement(delivery, REQUEUE, writes=writes)], incarnation="a")
         assert results.get(["a"]) == [None]
         assert [held.tag for held in broker.held("a")] == [delivery.tag]
+
+
+def test_results_that_are_over_are_swept_while_others_are_written_with_acks(broker, url, clock):
+    with SqliteResults(url, clock=clock) as results:
+        for number in range(50):
+            broker.publish([envelope()] * 50)
+            claims = claim(broker)
+            writes = results.writes([Document(f"{number}-{index}", b"x", ttl=10.0) for index in range(50)])
+            batch = [settlement(delivery, writes=[write]) for delivery, write in zip(claims, writes, strict=True)]
+            assert broker.settle(batch, incarnation="a") == [True] * 50
+            clock.advance(1)
+        with _sql(broker) as connection:
+            ((stored,),) = connection.execute("SELECT count(*) FROM jumpstarter_documents").fetchall()
+    assert stored < 1000
 
 
 def test_queues_are_served_in_turn_across_brokers_too(url, clock):
