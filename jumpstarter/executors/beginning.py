@@ -64,7 +64,7 @@ def _hold(_number: int, _frame: FrameType | None) -> None:
     """A signal that is the node's to decide upon."""
 
 
-# Signals wait while a child forks. Otherwise `process.terminate()` right after `process.start()` would meet the handler that holds it.
+# Signals wait while a child forks, or `process.terminate()` right after `process.start()` would meet the handler that holds it.
 _masks: Final = threading.local()
 
 
