@@ -47,6 +47,8 @@ class Capacity:
         #: Shares of each kind among what a queue brought lately; empty before anything is known.
         self._mixes: dict[str, dict[Place, float]] = {queue: {} for queue in options.queues}
         self._turn = 0
+        #: There was no room the last time, because too many outcomes wait to be settled.
+        self.waits_for_settling = False
         # By kind, numbers of jobs that had ended, so that the next one to end needs to reset nothing.
         self._looked_at: dict[Place, int] = {}
         self._stalled_at: dict[Place, int] = {}
@@ -60,9 +62,9 @@ class Capacity:
         Usually one claim from all queues. When some may bring more at a time than others, there is one for each size, with all
         queues that may bring so many; which size comes first changes from call to call, so that none starves another.
         """
-        if self._settler.pending > _UNSETTLED:
+        if self._is_unsettled():
             return ()
-        limits = self._limits()
+        limits = self._limits(self._rooms())
         if not limits:
             return ()
         sizes = sorted({_rounded(limit) for limit in limits.values()})
@@ -70,26 +72,31 @@ class Capacity:
         turn = self._turn % len(sizes)
         return [Claim(size, [queue for queue in limits if limits[queue] >= size]) for size in [*sizes[turn:], *sizes[:turn]]]
 
-    def _limits(self) -> dict[str, int]:
-        """How many messages each queue may bring; without those that may bring none."""
-        rooms = {place: self._room(place) for place in self._executors}
-        limits = {queue: self._limit(mix, rooms) for queue, mix in self._mixes.items()}
-        return {queue: limit for queue, limit in limits.items() if limit > 0}
-
-    def _limit(self, mix: Mapping[Place, float], rooms: Mapping[Place, int]) -> int:
-        """How many messages a queue with this mix may bring, so that each kind finds room: at least one where there is any."""
-        if not mix:
-            return rooms[self._own] or min(1, max(rooms.values()))
-        limit = min(rooms[place] / share for place, share in mix.items() if share > _RARE)
-        return math.ceil(limit) if limit > 0 else 0
-
     def is_worthwhile(self) -> bool:
         """Whether a claim is worth its round trip: for half of what is held when full, so that batches stay large."""
-        if self._settler.pending > _UNSETTLED:
+        if self._is_unsettled():
             return False
-        limits, left = self._limits(), self._left
-        empty = {place: min(left, one.slots + self.look_ahead(place)) for place, one in self._executors.items()}
-        return any(limit >= self._limit(self._mixes[queue], empty) // 2 for queue, limit in limits.items())
+        limits, most = self._limits(self._rooms()), self._limits(self._rooms(when_empty=True))
+        return any(limit >= most.get(queue, 0) // 2 for queue, limit in limits.items())
+
+    def _is_unsettled(self) -> bool:
+        self.waits_for_settling = self._settler.pending > _UNSETTLED
+        return self.waits_for_settling
+
+    def _limits(self, rooms: Mapping[Place, int]) -> dict[str, int]:
+        """How many messages each queue may bring; without those that may bring none. At least one, where each kind finds room."""
+        limits = {}
+        for queue, mix in self._mixes.items():
+            if not mix:
+                limit: float = rooms[self._own] or min(1, max(rooms.values()))
+            else:
+                limit = math.inf
+                for place, share in mix.items():
+                    if share > _RARE:
+                        limit = min(limit, rooms[place] / share)
+            if limit > 0:
+                limits[queue] = math.ceil(limit)
+        return limits
 
     @property
     def worthwhile_backlog(self) -> int:
@@ -97,18 +104,18 @@ class Capacity:
         look_ahead = self.look_ahead("slot")
         return look_ahead - max(1, look_ahead // 2)
 
-    def _room(self, place: Place) -> int:
-        executor = self._executors[place]
-        room = executor.slots + self.look_ahead(place) - executor.backlog - executor.busy
-        return max(0, min(room, self._left))
-
-    @property
-    def _left(self) -> int:
-        """Jobs that this process may still take before it is replaced."""
-        most = self._options.max_tasks
-        if most is None:
-            return sys.maxsize
-        return most - self._runner.begun - sum(executor.backlog for executor in self._executors.values())
+    def _rooms(self, *, when_empty: bool = False) -> dict[Place, int]:
+        """How many more jobs of each kind may be held, or might be if there were none."""
+        most, left = self._options.max_tasks, sys.maxsize
+        if most is not None:  # jobs that this process may still take before it is replaced
+            left = most - self._runner.begun - sum(executor.backlog for executor in self._executors.values())
+        rooms = {}
+        for place, executor in self._executors.items():
+            room = executor.slots + self.look_ahead(place)
+            if not when_empty:
+                room -= executor.backlog + executor.busy
+            rooms[place] = max(0, min(room, left))
+        return rooms
 
     def look_ahead(self, place: Place) -> int:
         """Jobs to hold beyond those that run: none before anything is known, nor while something takes unexpectedly long."""

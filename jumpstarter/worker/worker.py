@@ -367,7 +367,8 @@ class Worker(Actor):
             self._marks.idle(self.runner.first_marks[place] + slot)
 
     def _settled(self) -> None:
-        if self._waits_for_room:
+        # Should this come just before the mark: as long as there is no room, more batches are settled.
+        if self._waits_for_room and self.capacity.waits_for_settling:
             self._bell.ring()
 
     # Health.
