@@ -244,7 +244,7 @@ class _Excuses:
         return touched
 
     def _slept(self, before: Attempt, repeat: Attempt) -> str | None:
-        """The repeat is the sleeper's: stopped with the job claimed and not begun, it begins it on waking up, when another has it."""
+        """The repeat is the sleeper's: stopped when it had claimed the job and not begun it, it begins it on waking up."""
         for fault in self._faults:
             ran_out = fault["began"] + self._rules.lease * 2 / 3 - _SLACK
             was_taken_over = ran_out <= before.started <= fault["ended"] + _SLACK

@@ -116,7 +116,8 @@ def is_installed(name: str) -> bool:
 
 @contextmanager
 def grounds(name: str, folder: Path) -> Iterator[Grounds]:
-    """Start them; they end with the block."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Start them, with nothing in them and nothing in the folder; they end with the block."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     with GROUNDS[name](folder) as place:
         yield place

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 
 import pytest
 
@@ -19,22 +19,21 @@ SHORT = [
     ("sqlite", "before-requeue"),
     ("sqlite", "in-publisher-before-confirm"),
 ]
-_AT_A_TIME = 3
 
 
 @pytest.fixture(scope="module")
-def crashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Future[Crash]]]:
-    """All of them, some at a time: most of a crash is waiting for what survived it."""
+def crashes(
+    side_by_side: Callable[..., Future[Crash]], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[tuple[str, str], Future[Crash]]:
     side = our_side()
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        yield {(place, point): pool.submit(crash, side, point, place, tmp_path_factory.mktemp(point)) for place, point in SHORT}
+    return {(place, point): side_by_side(crash, side, point, place, tmp_path_factory.mktemp(point)) for place, point in SHORT}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("place", "point"), SHORT)
 def test_a_crash_at_a_point_loses_nothing_and_repeats_only_what_it_hit(
-    place: str, point: str, crashes: dict[tuple[str, str], Future[Crash]]
+    place: str, point: str, crashes: Mapping[tuple[str, str], Future[Crash]]
 ) -> None:
     result = crashes[place, point].result()
     assert result.reached, f"no process died at {point}: where has it gone?\n{result.details()}"
