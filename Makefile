@@ -35,12 +35,12 @@ types: $(VENV)/.dev ## mypy, strict
 docs: $(VENV)/.dev ## the documentation, into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-bench: $(VENV)/.dev ## benchmarks against limits and peers
+bench: $(VENV)/.dev ## benchmarks against limits and peers, three quarters of an hour; BENCH=--short: a few minutes
 	$(BIN)/python benchmarks/states.py --check
 	$(BIN)/python benchmarks/embedded.py
 	$(BIN)/python benchmarks/brokers.py
 	$(BIN)/python benchmarks/ownership.py --peer ours
-	$(BIN)/python benchmarks/throughput.py --check 15
+	$(BIN)/python benchmarks/everything.py --check $(BENCH)
 
 # Half an hour. `make chaos PEER=celery` does the storm to genuine Celery; `CHAOS=` takes more (python -m tests.chaos --help).
 PEER ?= ours

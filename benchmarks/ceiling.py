@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import multiprocessing.synchronize
 import os
+import resource
 import sys
 import time
 import uuid
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs 
 from benchmarks import figures
 from benchmarks.apps.notes import note
 from benchmarks.noted import Notes, notes
+from benchmarks.processes import processor_time
 from tests.peers import RedisServer, load, raw_message, scratch
 
 CLAIM = """
@@ -79,28 +81,32 @@ def child(port: int, batch: int, path: str, gate: multiprocessing.synchronize.Ba
             result = tasks[headers["task"]](*args, **kwargs)
             meta = {"status": "SUCCESS", "result": result, "traceback": None, "children": [], "task_id": headers["id"]}
             key, document = f"celery-task-meta-{headers['id']}", json.dumps(meta)
-            pipe.execute_command("SETEX", key, DAY, document)
+            pipe.execute_command("SETEX", key, DAY, document)  # type: ignore[no-untyped-call]  # redis-py has not typed it
             pipe.publish(key, document)
         ack(keys=["unacked", "unacked_index"], args=[f"{stem}.{n}" for n in range(1, len(raws) + 1)], client=pipe)
         pipe.execute()
 
 
-def measure(server: RedisServer, noted: Notes, tasks: int, batch: int, processes: int = 2) -> float:
-    """Tasks per second of one run, from the first task to the last result."""
+def measure(server: RedisServer, noted: Notes, tasks: int, batch: int, processes: int = 2) -> tuple[float, float]:
+    """Tasks per second of one run, and processor seconds a task, of the processes and of Redis."""
     server.client.flushall()
     noted.clear()
     load(server.client, (raw_message("fast.nothing", [number]) for number in range(tasks)))
     context = multiprocessing.get_context("fork")
     gate = context.Barrier(processes)
     children = [context.Process(target=child, args=(server.port, batch, str(noted.path), gate)) for _ in range(processes)]
+    redis_pid = int(server.client.info("server")["process_id"])
+    served, worked = processor_time(redis_pid), resource.getrusage(resource.RUSAGE_CHILDREN)
     for each in children:
         each.start()
     for each in children:
         each.join()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cost = processor_time(redis_pid) - served + after.ru_utime - worked.ru_utime + after.ru_stime - worked.ru_stime
     done = noted.check(tasks)
     stored = server.client.dbsize()
     assert stored == tasks, f"{stored} keys after {tasks} tasks"
-    return (tasks - 1) / (done[-1].ended - done[0].began)
+    return (tasks - 1) / (done[-1].ended - done[0].began), cost / tasks
 
 
 def parse() -> argparse.Namespace:
@@ -123,7 +129,9 @@ def main() -> int:
     with scratch("ceiling-") as folder, RedisServer(folder / "redis") as server, notes() as noted:
         for _ in range(options.rounds):
             for batch, found in rates.items():
-                found.append(measure(server, noted, options.tasks, batch))
+                rate, cost = measure(server, noted, options.tasks, batch)
+                print(f"  batches of {batch}: {rate:,.0f} tasks/s, {cost * 1e6:.0f} µs of processor time a task", flush=True)
+                found.append(rate)
     return figures.finish(
         [
             figures.Line(f"sketch of a child, 2 processes, batches of {batch}", figures.spread(found))

@@ -139,7 +139,8 @@ class Contestant:
     def client(self, verb: str, count: int, *way: str, env: Mapping[str, str], timeout: float = 300) -> Any:
         """What ``apps/client.py`` answers."""
         start = ["-m", "compat_celery"] if self.library == "ours" else []
-        command = [install(self.library) / "python", *start, APPS / "client.py", self.app, verb, str(count), *way]
+        python, program = str(install(self.library) / "python"), str(APPS / "client.py")
+        command = [python, *start, program, self.app, verb, str(count), *way]
         done = subprocess.run(command, cwd=APPS, env=dict(env), capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode:
             raise AssertionError(f"the client of {self.name} failed:\n{done.stdout[-500:]}{done.stderr[-3000:]}")

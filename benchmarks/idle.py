@@ -74,7 +74,7 @@ def listening(server: RedisServer) -> Iterator[Heard]:
     """What happens on the server within the block."""
     heard = Heard()
     end = "the end of the benchmark"
-    with redis.Redis(port=server.port).monitor() as monitor:
+    with redis.Redis(port=server.port).monitor() as monitor:  # type: ignore[no-untyped-call]  # redis-py has not typed it
 
         def listen() -> None:
             for shown in monitor.listen():

@@ -54,8 +54,8 @@ class Notes:
         for entry in os.scandir(self.path):
             # A file that was just made has no length yet.
             if entry.name not in self._files and entry.stat().st_size:
-                with Path(entry.path).open("rb") as file:
-                    self._files[entry.name] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                with Path(entry.path).open("rb") as opened:
+                    self._files[entry.name] = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
                 self._places[entry.name] = 0
         for name, file in self._files.items():
             self._places[name] = self._read(file, self._places[name])

@@ -76,7 +76,8 @@ class Bench:
 def large(bench: Bench, options: argparse.Namespace) -> list[Line]:
     """1 MiB of arguments."""
     text = "x" * MIB
-    mine, theirs = [], []
+    mine: list[float] = []
+    theirs: list[float] = []
     for _ in range(options.rounds):
         for contestant, rates in ((OURS, mine), (CELERY, theirs)):
             messages = (("celery", raw_message("fast.nothing", [number, text])) for number in range(options.large))

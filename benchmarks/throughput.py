@@ -98,7 +98,8 @@ class Bench:
         """Tasks per second of one run."""
         self.cost = math.nan
         if name == "sketch":
-            return ceiling.measure(self.servers.redis, self.noted, int(LOOPS[name] * scale), 100)
+            rate, self.cost = ceiling.measure(self.servers.redis, self.noted, int(LOOPS[name] * scale), 100)
+            return rate
         if name == "raw-loop":
             return rabbitmq.measure(self.servers.broker("rabbitmq"), self.noted, int(LOOPS[name] * scale))
         contestant = CONTESTANTS[name]

@@ -141,7 +141,9 @@ def wait(bench: Bench, options: argparse.Namespace) -> list[Line]:
         "taskiq-stream": CONTESTANTS["taskiq-stream"],
         "repid": replace(CONTESTANTS["repid"], variables={"BENCH_SLOTS": str(many)}),
     }
-    found: dict[str, list[float]] = {name: [] for name, *_ in pools} | ({} if options.ours else {name: [] for name in peers})
+    found: dict[str, list[float]] = {name: [] for name, *_ in pools}
+    if not options.ours:
+        found |= {name: [] for name in peers}
     for _ in range(options.rounds):
         for name, contestant, _slots in pools:
             found[name].append(lasted(bench.run(contestant, naps(options.naps))))
