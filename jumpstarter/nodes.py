@@ -106,7 +106,7 @@ def _fork_template(setup: NodeSetup) -> tuple[Marks, ForkTemplate]:
 
 
 def _preload(setup: NodeSetup) -> None:
-    """Import and compile what every process of the node will need, so that they share it: 20 MB less in a node with two children."""
+    """Import and compile what every process of the node will need, so that they share it: 20 MB less with two children."""
     backend = setup.options.backend
     importlib.import_module(f"anyio._backends._{backend}")
     importlib.import_module("jumpstarter.telemetry._live")

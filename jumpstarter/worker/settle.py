@@ -58,7 +58,7 @@ class Settler:
         self._on_parked = on_parked
         self._on_settled = on_settled
         self._patience = patience
-        # Joins that outcomes on their way complete (by the outcome's id), and those whose one thing was done: results elsewhere only.
+        # With results elsewhere: joins that outcomes on their way complete (by the outcome's id), and those that are done with.
         self._completing: dict[int, str] = {}
         self._to_close: list[str] = []
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
@@ -218,10 +218,10 @@ class Settler:
             )
         answers = self._broker.settle(settlements, incarnation=self._incarnation)
         too_late = []
-        for (outcome, _), answer in zip(completed, answers, strict=True):
-            if isinstance(answer, Completed):
+        for (outcome, _), settled in zip(completed, answers, strict=True):
+            if isinstance(settled, Completed):
                 too_late.append(outcome)
-            elif not answer:
+            elif not settled:
                 _log_taken(outcome)
         if too_late:
             # A copy of the same job has closed the join meanwhile: nothing was done, and now their parts complete nothing.

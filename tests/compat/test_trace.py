@@ -243,4 +243,4 @@ def test_limits_that_are_not_in_effect_are_named(app: Celery) -> None:
     app.task(name="rare", rate_limit="1/m")(lambda: None)
     app.task(name="plain")(lambda: None)
     app.finalize()
-    assert without_effect(app) == {"rate_limit": ["rare"], "time_limit": ["slow"]}
+    assert without_effect(app) == {"rate_limit": ["rare"]}
