@@ -6,14 +6,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jumpstarter import __version__
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
 GROUP: Final = "jumpstarter.commands"
 #: Our own commands: the module, whose ``main`` takes the arguments and answers the exit code.
-OWN: Final = {"quarantine": "jumpstarter.cli.quarantine"}
+OWN: Final = {"probe": "jumpstarter.cli.probe", "quarantine": "jumpstarter.cli.quarantine"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,14 +41,22 @@ def _command(name: str) -> Callable[[Sequence[str]], int | None] | None:
     if name in OWN:
         command: Callable[[Sequence[str]], int | None] = import_module(OWN[name]).main
         return command
-    for point in entry_points(group=GROUP, name=name):
+    for point in _others():
+        if point.name != name:
+            continue
         loaded: Callable[[Sequence[str]], int | None] = point.load()
         return loaded
     return None
 
 
+def _others() -> EntryPoints:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - it takes as long as all of `jumpstarter probe`, which does without
+
+    return entry_points(group=GROUP)
+
+
 def _usage() -> str:
-    names: Iterable[str] = {*OWN, *(point.name for point in entry_points(group=GROUP))}
+    names: Iterable[str] = {*OWN, *(point.name for point in _others())}
     lines = ["usage: jumpstarter COMMAND …", "", "commands:"]
     lines += [f"  {name}" for name in sorted(names)]
     lines += ["", "'jumpstarter celery -A proj worker' runs the worker of a Celery app; see 'jumpstarter celery --help'."]
