@@ -173,6 +173,7 @@ class Fleet:
         _signal(signal.SIGSTOP, node.inner())
         inner, children = node.inner(), node.children()
         _signal(signal.SIGKILL, [*inner, *children] if all_at_once else inner[:1])
+        _signal(signal.SIGCONT, inner[1:])  # it has to hear of its parent's death
         node.program.wait(within=10)
         _wait_gone([*inner, *children])
         what = "node" if all_at_once else "parent"
