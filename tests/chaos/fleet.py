@@ -285,4 +285,8 @@ def _alive(pid: int) -> bool:
 
 def _wait_gone(pids: Iterable[int]) -> None:
     for pid in pids:
-        eventually(lambda pid=pid: not _alive(pid), within=10, what=f"process {pid} is dead", every=0.001)
+        try:
+            eventually(lambda pid=pid: not _alive(pid), within=10, what=f"process {pid} is dead", every=0.001)
+        except DeadlineMissed:
+            _signal(signal.SIGKILL, [pid])  # it should have died of its parent's death; a test must leave nothing behind
+            raise
