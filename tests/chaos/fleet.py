@@ -173,6 +173,7 @@ class Fleet:
         _signal(signal.SIGSTOP, node.inner())
         inner, children = node.inner(), node.children()
         _signal(signal.SIGKILL, [*inner, *children] if all_at_once else inner[:1])
+        _signal(signal.SIGCONT, inner[1:])  # it has to hear of its parent's death
         node.program.wait(within=10)
         _wait_gone([*inner, *children])
         what = "node" if all_at_once else "parent"
@@ -284,4 +285,8 @@ def _alive(pid: int) -> bool:
 
 def _wait_gone(pids: Iterable[int]) -> None:
     for pid in pids:
-        eventually(lambda pid=pid: not _alive(pid), within=10, what=f"process {pid} is dead", every=0.001)
+        try:
+            eventually(lambda pid=pid: not _alive(pid), within=10, what=f"process {pid} is dead", every=0.001)
+        except DeadlineMissed:
+            _signal(signal.SIGKILL, [pid])  # it should have died of its parent's death; a test must leave nothing behind
+            raise

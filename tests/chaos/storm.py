@@ -11,16 +11,19 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.checker import Verdict
 from tests.chaos.fleet import Fleet, Node
 from tests.chaos.grounds import grounds
-from tests.peers import Side
+from tests.peers import DeadlineMissed, Side, eventually
 
 #: Seconds within which everything must be accounted for once the killing has ended.
 _DRAIN = 120.0
+#: Seconds that the injector waits for a child that runs a job, when it wants one.
+_BUSY_WITHIN = 2.0
 #: Starts of a job from which on the injector looks for another one.
 _SPARED = 2
 
@@ -123,18 +126,27 @@ class Injector:
         self._restart(node)
 
     def _strike_child(self, nodes: list[Node]) -> None:
-        children = [(node, pid) for node in nodes for pid in node.children()]
-        running = self._fleet.running()
-        # A job that was killed before is spared: after the third time it would rest in quarantine, and prove nothing more.
-        starts = Counter(entry["id"] for entry in self._fleet.ledger.entries(event="start"))
-        spared = {pid for pid, start in running.items() if starts[start["id"]] >= _SPARED}
-        children = [(node, pid) for node, pid in children if pid not in spared] or children
-        busy = [(node, pid) for node, pid in children if pid in running]
         wants_busy = self._dice.random() * 100 < self._weather.busy_share
-        targets = busy if busy and wants_busy else children
+        targets = (self._await_busy(nodes) if wants_busy else []) or self._targets(nodes)[0]
         if targets:
             self._fleet.kill_child(*self._dice.choice(targets))
             self.slots_killed += 1
+
+    def _await_busy(self, nodes: list[Node]) -> list[tuple[Node, int]]:
+        # A machine that has much else to do starts children slowly: without this, most kills would hit children that start.
+        with suppress(DeadlineMissed):
+            return eventually(lambda: self._targets(nodes)[1], within=_BUSY_WITHIN, what="a child runs a job")
+        return []
+
+    def _targets(self, nodes: list[Node]) -> tuple[list[tuple[Node, int]], list[tuple[Node, int]]]:
+        """The children, and those that run a job. A job that was killed before is spared: after the third time it would rest in
+        quarantine, and prove nothing more."""
+        running = self._fleet.running()
+        starts = Counter(entry["id"] for entry in self._fleet.ledger.entries(event="start"))
+        spared = {pid for pid, start in running.items() if starts[start["id"]] >= _SPARED}
+        every = [(node, pid) for node in nodes for pid in node.children()]
+        children = [(node, pid) for node, pid in every if pid not in spared] or every
+        return children, [(node, pid) for node, pid in children if pid in running and pid not in spared]
 
     def _restart(self, node: Node) -> None:
         self._fleet.node(node.name.partition(".")[0], slots=node.slots)

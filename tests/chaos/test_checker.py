@@ -110,8 +110,14 @@ def test_what_rests_in_quarantine_after_three_deaths_is_not_lost(page: Page) -> 
     assert page.quarantined("a").check().passed
 
 
-def test_quarantine_before_the_third_death_is_unjustified(page: Page) -> None:
+def test_quarantine_before_the_third_start_is_shown(page: Page) -> None:
     verdict = page.published("a").ran("a", 0, None).killed(CHILD, at=1).quarantined("a").check()
+    assert verdict.passed
+    assert (verdict.quarantined, verdict.quarantined_early) == (1, 1)
+
+
+def test_quarantine_of_what_no_dying_process_held_is_unjustified(page: Page) -> None:
+    verdict = page.published("a").ran("a", 0, 1).killed(STRANGER, at=0.5).quarantined("a").check()
     assert verdict.unjustified == ["a"]
     assert not verdict.passed
 
