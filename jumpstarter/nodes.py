@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -37,6 +37,7 @@ from jumpstarter.worker.child import loop_options, run_child
 from jumpstarter.worker.children import SEATS
 from jumpstarter.worker.link import PARKED, RETIRING, Link
 from jumpstarter.worker.marks import Marks
+from jumpstarter.worker.probe import facts, tell_probes
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class NodeSetup:
     :ivar on_stopping: called there when a signal to stop arrives, with its number and the kind of shutdown: ``warm``, ``soft`` or
         ``cold``.
     :ivar worker_class: the actor that runs in each child.
+    :ivar statefile: a file that is kept up to date for ``jumpstarter probe``.
     """
 
     application: Application
@@ -64,6 +66,7 @@ class NodeSetup:
     on_ready: Callable[[], None] = lambda: None
     on_stopping: Callable[[int, str], None] = lambda _signal, _how: None
     worker_class: type[Worker] = Worker
+    statefile: str | None = None
 
 
 def run_node(setup: NodeSetup) -> int:
@@ -215,7 +218,17 @@ def _run_actor(setup: NodeSetup, make: Callable[[], ActorT], kill: Callable[[Act
 
 async def _host(setup: NodeSetup, make: Callable[[], ActorT], kill: Callable[[ActorT], None]) -> None:
     actor = make()
-    await run_beside(actor, partial(_obey_signals, setup, actor, kill), partial(once_started, actor, setup.on_ready))
+    companions: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+        partial(_obey_signals, setup, actor, kill),
+        partial(once_started, actor, setup.on_ready),
+    ]
+    if setup.statefile is not None:
+        companions.append(partial(tell_probes, setup.statefile, partial(_facts, actor)))
+    await run_beside(actor, *companions)
+
+
+def _facts(actor: Actor) -> Mapping[str, Any]:
+    return facts(actor, actor.child_states if isinstance(actor, Node) else {})
 
 
 async def _obey_signals(setup: NodeSetup, actor: ActorT, kill: Callable[[ActorT], None]) -> None:

@@ -103,6 +103,7 @@ class Worker:
         max_memory_per_child: int | None = None,
         time_limit: float | None = None,
         soft_time_limit: float | None = None,
+        statefile: str | None = None,
     ) -> None:
         """Options that are None come from the app's settings."""
         self.app = app
@@ -113,6 +114,7 @@ class Worker:
         self.quiet = quiet
         self.purge = purge
         self.pidfile = pidfile
+        self.statefile = statefile
         self._asked: dict[str, Any] = {
             "pool": pool,
             "concurrency": concurrency,
@@ -177,6 +179,7 @@ class Worker:
             options=options,
             on_ready=self._ready,
             on_stopping=self._stopping,
+            statefile=self.statefile,
         )
 
     def options(self) -> WorkerOptions:

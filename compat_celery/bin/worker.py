@@ -59,6 +59,7 @@ class PoolName(click.ParamType[Any]):
 )
 @click.option("--purge", is_flag=True, help="Drop all that waits in the queues first.")
 @click.option("--pidfile", help="Write the process's id to this file.")
+@click.option("--statefile", help="Keep this file up to date for `jumpstarter probe`.")
 @click.option("--prefetch-multiplier", type=int, help="Accepted: claims always follow the free slots.")
 @click.option("--threads", type=click.IntRange(min=0), help='Slots in threads of each child, for tasks with executor="thread".')
 @click.option("--max-tasks-per-child", type=click.IntRange(min=1), help="Replace a child after so many tasks.")
@@ -84,6 +85,7 @@ def worker(
     include: list[str] | None,
     purge: bool,
     pidfile: str | None,
+    statefile: str | None,
     lease: float | None,
     threads: int | None,
     max_tasks_per_child: int | None,
@@ -110,6 +112,7 @@ def worker(
             exclude_queues=exclude_queues,
             purge=purge,
             pidfile=pidfile,
+            statefile=statefile,
             no_color=context.no_color,
             quiet=context.quiet,
             lease=lease,

@@ -116,6 +116,12 @@ class Children:
         """The processes that are known to run."""
         return [child.pid for child in self._living.values() if child.pid is not None]
 
+    @property
+    def states(self) -> dict[str, str]:
+        """``absent``, ``starting`` or ``running`` for each place, by its name. On the loop's thread."""
+        current = {f"child_{index}": self._current(index) for index in range(self._options.children)}
+        return {name: "absent" if child is None else "running" if child.is_ready else "starting" for name, child in current.items()}
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
         """All children are ready when it is entered and gone when it is left.

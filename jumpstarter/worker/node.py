@@ -112,6 +112,11 @@ class Node(Actor):
         """End a job, wherever in this node it runs, and nothing else. ``attempt`` None: whichever it is. On the loop's thread."""
         self.children.cancel(job_id, attempt)
 
+    @property
+    def child_states(self) -> Mapping[str, str]:
+        """``absent``, ``starting`` or ``running`` for each child, by its name. On the loop's thread."""
+        return self._children.states if self._children is not None else {}
+
     def kill(self) -> None:
         """Cold shutdown: end the children now; what they had started and is acked late is returned to its queues."""
         self.post("stop")
