@@ -497,6 +497,17 @@ def test_a_hold_that_comes_while_a_reaper_looks_is_kept(broker, redis_server, cl
     assert broker.reap().returned == 1
 
 
+def test_a_reaper_reads_only_the_messages_that_are_overdue(broker, client, clock):
+    broker.publish([envelope(b"%d" % number) for number in range(2000)])
+    deliveries = claim(broker, 2000)
+    broker.hold([deliveries[7].tag], 5.0, incarnation="a")
+    clock.advance(6)
+    before = client.info("commandstats")["cmdstat_hmget"]["calls"]
+    assert broker.reap().returned == 1
+    assert client.info("commandstats")["cmdstat_hmget"]["calls"] - before < 8
+    assert len(broker.held("a")) == 1999
+
+
 def test_a_worker_that_renews_thrice_within_its_shortest_hold_loses_nothing(broker, clock):
     broker.publish([envelope(b"1"), envelope(b"2")])
     held, other = claim(broker)
