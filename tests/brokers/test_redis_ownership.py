@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 
 import pytest
 import redis
@@ -23,6 +24,8 @@ from tests.peers import eventually
 from tests.redis_server import FaultyProxy, RedisServer, ServerClock, redis_server, shared_redis
 
 __all__ = ["redis_server", "shared_redis"]
+
+COMMON = (files("jumpstarter.brokers.redis") / "lua" / "common.lua").read_text("utf-8")
 
 
 @pytest.fixture
@@ -497,6 +500,19 @@ def test_a_hold_that_comes_while_a_reaper_looks_is_kept(broker, redis_server, cl
     assert broker.reap().returned == 1
 
 
+def test_a_reaper_reads_only_the_messages_that_are_overdue(broker, client, clock):
+    broker.publish([envelope(b"%d" % number) for number in range(2000)])
+    deliveries = claim(broker, 2000)
+    broker.hold([deliveries[7].tag], 5.0, incarnation="a")
+    clock.advance(6)
+    before = client.info("commandstats")["cmdstat_hmget"]["calls"]
+    assert broker.reap().returned == 1
+    assert client.info("commandstats")["cmdstat_hmget"]["calls"] - before < 8
+    assert len(broker.held("a")) == 1999
+    # And comes back when the next one is.
+    assert client.zscore("jumpstarter.leases", "a") > client.time()[0] + 10
+
+
 def test_a_worker_that_renews_thrice_within_its_shortest_hold_loses_nothing(broker, clock):
     broker.publish([envelope(b"1"), envelope(b"2")])
     held, other = claim(broker)
@@ -558,6 +574,18 @@ def test_ids_in_quarantine_are_times_and_differ_within_a_batch(broker, client):
     assert all(0 <= seconds + micros / 1e6 - one.at < 60 for one in resting)
     assert broker.quarantined(after="no number") == []
     assert broker.quarantined(after=str(numbers[-1])) == []
+
+
+def test_a_server_whose_clock_stands_still_gives_every_message_an_id_of_its_own(client):
+    stopped = """
+    local real = redis
+    local function call(name, ...) if name == 'TIME' then return {'1000', '5'} end return real.call(name, ...) end
+    local redis = setmetatable({call = call}, {__index = real})
+    """
+    for number in range(5):
+        client.eval(f"{stopped}{COMMON}rest(KEYS[1], KEYS[2], ARGV[1])", 2, "records", "order", f"r{number}")
+    assert client.hgetall("records") == {b"%d" % (1000_000_005 + number): b"r%d" % number for number in range(5)}
+    assert client.zrange("order", 0, -1) == sorted(client.hkeys("records"))
 
 
 def test_a_person_who_is_killed_while_requeueing_neither_loses_nor_doubles_a_message(broker):
