@@ -1122,10 +1122,21 @@ class BrokerKit:
         assert broker.reap().returned == 1
         assert held.tag not in [delivery.tag for delivery in broker.held("a")]
 
-    def test_a_hold_is_over_when_its_claim_is(self, broker: Broker, clock: KitClock) -> None:
+    @pytest.mark.parametrize("how", ["release", "reap", "return", "requeue", "park"])
+    def test_a_hold_is_over_when_its_claim_is(self, broker: Broker, clock: KitClock, how: str) -> None:
         broker.publish([envelope()])
-        broker.hold([self.claim_one(broker).tag], 5.0, incarnation="a")
-        broker.release("a")
+        held = self.claim_one(broker)
+        broker.hold([held.tag], 5.0, incarnation="a")
+        if how == "release":
+            broker.release("a")
+        elif how == "reap":
+            clock.advance(6)
+            assert broker.reap().returned == 1
+        else:
+            actions: dict[str, Action] = {"return": RETURN, "requeue": REQUEUE, "park": Park(clock.now() + 1)}
+            assert broker.settle([settlement(held, actions[how])], incarnation="a") == [True]
+            clock.advance(2)
+            broker.reap()
         again = self.claim_one(broker)
         clock.advance(6)
         assert broker.reap().returned == 0
