@@ -208,6 +208,29 @@ def test_what_leaves_the_group_on_purpose_is_left_alone(end: Callable[..., None]
     eventually(lambda: offspring(children.place.pid) == [], within=2, what="it is reaped all the same")
 
 
+def test_what_is_left_may_clean_up_before_it_is_killed(nursery, tmp_path: Path, monkeypatch, watch) -> None:
+    """SIGTERM comes first, with time to obey it. (More than usual: this machine may be busy.)"""
+    monkeypatch.setattr(template, "GRACE", 20)
+    cleaned = tmp_path / "cleaned"
+
+    def start() -> list[int]:
+        tidy = f"trap 'touch {cleaned}; exit' TERM; echo up; sleep 60 & wait"
+        shell = subprocess.Popen(tidy, shell=True, stdout=subprocess.PIPE)
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        return [shell.pid]
+
+    children = nursery(parent_of(start))
+    link = children.spawn()
+    pid = children.born()
+    (shell,) = (watch(each) for each in expecting(link))
+    children.place.kill(pid, signal.SIGKILL)
+    children.ended()
+    link.close()
+    assert shell.ends(within=15)
+    assert cleaned.exists()
+
+
 def test_a_child_is_reported_at_once_whatever_it_left_behind(nursery, monkeypatch, watch) -> None:
     """Its successor must not wait for the grace."""
     monkeypatch.setattr(template, "GRACE", 60)
