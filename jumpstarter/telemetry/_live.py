@@ -92,18 +92,14 @@ def type_name(error: BaseException) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-class _TextHeaders(Getter[Headers]):
-    """Reads message headers, which may hold anything: only text can be a context."""
+class _Lists(Getter[dict[str, list[str]]]):
+    """Reads what :meth:`Live.extract` has prepared. Propagators ask for several fields of each message: that costs no call here."""
 
-    def get(self, carrier: Headers, key: str) -> list[str] | None:
-        value = carrier.get(key)
-        return [value] if isinstance(value, str) else None
-
-    def keys(self, carrier: Headers) -> list[str]:
-        return list(carrier)
+    get: Any = staticmethod(dict.get)
+    keys: Any = staticmethod(list)
 
 
-_HEADERS = _TextHeaders()
+_LISTS = _Lists()
 _NO_CONTEXT = Context()
 
 
@@ -183,8 +179,17 @@ class _Recording:
         return self
 
     def end(self, error: BaseException | None = None) -> None:
+        error = error or self._error
+        seconds = time.perf_counter() - self._began
         try:
-            self._finish(error or self._error)
+            if self._token is not None:
+                detach(self._token)
+                self._token = None
+            if error is not None:
+                mark_failed(self._span, error)
+            self._span.end()
+            if self._histogram is not None or self._sent:
+                self._live.measure(self._attributes, self._histogram, seconds, error, sent=self._sent)
         except Exception as failure:  # noqa: BLE001 - as in begin
             self._live.complain(failure)
 
@@ -198,22 +203,10 @@ class _Recording:
     def inject(self, headers: MutableMapping[str, Any]) -> None:
         self._live.inject(headers, set_span_in_context(self._span))
 
-    def __enter__(self) -> Self:
-        return self.begin()
+    __enter__ = begin
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.end(error)
-
-    def _finish(self, error: BaseException | None) -> None:
-        seconds = time.perf_counter() - self._began
-        if self._token is not None:
-            detach(self._token)
-            self._token = None
-        if error is not None:
-            mark_failed(self._span, error)
-        self._span.end()
-        if self._histogram is not None or self._sent:
-            self._live.measure(self._attributes, self._histogram, seconds, error, sent=self._sent)
 
 
 def mark_failed(span: Span, error: BaseException) -> None:
@@ -251,16 +244,24 @@ class Live:
 
     def extract(self, headers: Headers) -> Context:
         """The context in message headers; empty when there is none or it cannot be read."""
+        fields: dict[str, list[str]] = {}
+        for name, value in headers.items():  # headers may hold anything: only text can be a context
+            if isinstance(value, str):
+                fields[name] = [value]
         try:
-            return propagate.extract(headers, _NO_CONTEXT, _HEADERS)
+            return propagate.extract(fields, _NO_CONTEXT, _LISTS)
         except Exception as error:  # noqa: BLE001 - as in inject; headers come from strangers
             self.complain(error)
             return _NO_CONTEXT
 
     def links(self, all_headers: Iterable[Headers]) -> list[Link]:
         """A link to each of the first 128 messages that has a context."""
-        contexts = (trace.get_current_span(self.extract(headers)).get_span_context() for headers in islice(all_headers, LINK_LIMIT))
-        return [Link(context) for context in contexts if context.is_valid]
+        links = []
+        for headers in islice(all_headers, LINK_LIMIT):
+            context = trace.get_current_span(self.extract(headers)).get_span_context()
+            if context.is_valid:
+                links.append(Link(context))
+        return links
 
     def publish(
         self, queue: str, url: str, message_id: str | None, conversation_id: str | None, extra: Mapping[str, Any] | None

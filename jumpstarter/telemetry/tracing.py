@@ -225,7 +225,7 @@ def process(
     :param job: the name of what runs (a Celery task's name).
     :param attempt: the number of the delivery; recorded when it is not the first.
     """
-    live = _process.resolve()
+    live = _process.live or _process.resolve()
     return OFF if live is None else live.process(queue, headers, url, message_id, conversation_id, job, attempt, attributes)
 
 

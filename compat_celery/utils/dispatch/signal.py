@@ -141,19 +141,28 @@ class Signal:
 
     def send(self, sender: Any, **named: Any) -> list[tuple[Receiver, Any]]:
         """Tell all receivers; answers each with what it returned, or the error it raised (which is logged)."""
-        # Signals are sent several times for every task, mostly to nobody.
+        # Signals are sent several times for every task, mostly to nobody; this is all that it costs then.
         if not self.receivers:
             return []
-        return [(receiver, self._tell(receiver, sender, named)) for receiver in self._live_receivers(sender)]
+        if self._some_died:
+            with self.lock:
+                self._bury()
+        answers = []
+        for (_, source), target in tuple(self.receivers):
+            if source != ANYONE and source != _identity(sender):
+                continue
+            receiver = target() if isinstance(target, weakref.ref) else target
+            if receiver is None:  # it died just now
+                continue
+            try:
+                answer = receiver(signal=self, sender=sender, **named)
+            except Exception as error:
+                logger.exception("Signal handler %r raised: %r", receiver, error)
+                answer = error
+            answers.append((receiver, answer))
+        return answers
 
     send_robust = send
-
-    def _tell(self, receiver: Receiver, sender: Any, named: dict[str, Any]) -> Any:
-        try:
-            return receiver(signal=self, sender=sender, **named)
-        except Exception as error:
-            logger.exception("Signal handler %r raised: %r", receiver, error)
-            return error
 
     def _live_receivers(self, sender: Any) -> list[Receiver]:
         wanted = (ANYONE, _identity(sender))

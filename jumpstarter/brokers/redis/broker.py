@@ -352,7 +352,7 @@ class RedisBroker(Broker):
     def _raws_to_rewrite(self, settlements: Sequence[Settlement]) -> dict[str, bytes]:
         """The stored bytes of what is requeued or quarantined: only these are looked into again."""
         tags = [one.delivery.tag for one in settlements if isinstance(one.action, Requeue | Quarantine)]
-        return dict(self._entries(tags))
+        return dict(self._entries(tags)) if tags else {}
 
     def _entries(self, tags: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """The raw messages of claims of ours that still hold."""
