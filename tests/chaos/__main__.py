@@ -18,10 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 from tests.chaos.crash import crash, mapping
-from tests.chaos.grounds import GROUNDS, is_installed
+from tests.chaos.grounds import GROUNDS, is_installed, shared_rabbitmq
 from tests.chaos.outages import FAULTS, outages
 from tests.chaos.points import FAULTY, POINTS
 from tests.chaos.stopped import stopped
@@ -123,7 +124,7 @@ def run_points_of(side: Side, name: str, folder: Path, options: argparse.Namespa
     say(f"crash points on {name}:\n{mapping(name)}")
     began = time.monotonic()
     crashes = []
-    with ThreadPoolExecutor(options.jobs) as pool:
+    with shared_rabbitmq() if name == "amqp" else nullcontext(), ThreadPoolExecutor(options.jobs) as pool:
         for result in pool.map(lambda point: crash(side, point, name, folder / f"point-{name}-{point}"), wanted):
             say(f"  {result.line() if result.passed else result.details()}")
             crashes.append(result)

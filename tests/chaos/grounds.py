@@ -7,7 +7,9 @@ and ``redis-aof`` survives a restart;
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -90,8 +92,36 @@ def _amqp(folder: Path) -> Iterator[Grounds]:
 
     with ExitStack() as stack:
         results = stack.enter_context(RedisServer(folder / "results"))
-        server = stack.enter_context(RabbitServer())
-        yield Grounds("amqp", server.url, results.url, atomic=False, server=server)
+        server = _shared[-1] if _shared else stack.enter_context(RabbitServer())
+        yield Grounds("amqp", _virtual_host(server), results.url, atomic=False, server=server)
+
+
+_shared: list[Any] = []
+_asking = threading.Lock()
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def shared_rabbitmq() -> Iterator[None]:
+    """One server, which takes ten seconds to start, for all runs in the block: a virtual host for each. Not for runs that hurt it."""
+    from tests.rabbitmq_server import RabbitServer  # noqa: PLC0415 - as above
+
+    with RabbitServer() as server:
+        _shared.append(server)
+        try:
+            yield
+        finally:
+            _shared.pop()
+
+
+def _virtual_host(server: Any) -> str:
+    """The URL of a new one."""
+    name = f"chaos{next(_numbers)}"
+    everything = ', <<".*">>' * 3
+    with _asking:
+        server.ask(f'rabbit_vhost:add(<<"{name}">>, <<"chaos">>)')
+        server.ask(f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>{everything}, <<"chaos">>)')
+    return f"amqp://guest:guest@127.0.0.1:{server.port}/{name}"
 
 
 GROUNDS: dict[str, Callable[[Path], Any]] = {

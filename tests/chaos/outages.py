@@ -34,6 +34,8 @@ _NEW = _SLOTS + 1
 _LEASE = 5.0
 #: Seconds for which what is stopped or silenced stays so, where the name does not say.
 _SHORT = 5.0
+#: Seconds of RabbitMQ's setting of that name, while it is tried. Our workers are told; see ``broker_transport_options``.
+_CONSUMER_TIMEOUT = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,13 @@ class _Site:
         time.sleep(_SHORT)
         self.place.server.start_app()
 
+    def consumer_timeout(self) -> None:
+        """Jobs outlast the time after which the server closes the channel of a consumer that has not acked (406)."""
+        self.place.server.set_consumer_timeout(_CONSUMER_TIMEOUT)
+        self.place.server.close_all_connections()  # it counts for channels that begin after that
+        time.sleep(2 * _CONSUMER_TIMEOUT)
+        self.place.server.set_consumer_timeout(None)
+
     def memory_alarm(self) -> None:
         self.place.server.set_memory_alarm()
         time.sleep(_SHORT)
@@ -165,6 +174,8 @@ class _Rounds:
 
     def run(self, fault: str) -> Recovery:
         self._burst(8, 0.4)
+        if fault == "consumer_timeout":
+            self._burst(1, 3 * _CONSUMER_TIMEOUT)
         began = boot_time()
         getattr(self._site, fault)()
         healed = boot_time()
@@ -221,7 +232,8 @@ def outages(
             broker=direct.broker.replace(f":{direct.server.port}", f":{network.port}"),
             results=direct.results.replace(f":{direct.server.port}", f":{network.port}"),
         )
-        with Fleet(side, behind, folder, lease=_LEASE) as fleet:
+        transport = {"consumer_timeout": _CONSUMER_TIMEOUT} if direct.kind == "amqp" else {}
+        with Fleet(side, behind, folder, lease=_LEASE, transport=transport) as fleet:
             fleet.wait_ready([fleet.node(f"node{number}", slots=_SLOTS) for number in range(2)])
             publisher = fleet.publisher({"kind": "storm", "seed": 1, "outstanding": 4, "longest": 0.4, "chords": 10})
             trial = _Rounds(fleet, direct, _Site(direct, network, long_stop))

@@ -224,7 +224,7 @@ def broker_class() -> Any:
     module, name = {
         "redis": ("jumpstarter.brokers.redis", "RedisBroker"),
         "sqlite": ("jumpstarter.brokers.sqlite", "SqliteBroker"),
-        "amqp": ("jumpstarter.brokers.kombu", "KombuBroker"),
+        "amqp": ("jumpstarter.brokers.kombu", "AmqpBroker"),
     }[scheme]
     return getattr(importlib.import_module(module), name)
 
@@ -370,6 +370,10 @@ def _wrap_connections() -> None:
 
     around(Link, "exchange", _exchange)
     around(Database, "write", _write)
+    if os.environ["CHAOS_BROKER"].startswith("amqp"):
+        from jumpstarter.brokers.kombu.publisher import Publisher  # noqa: PLC0415 - not everybody has it
+
+        around(Publisher, "_on_method", _on_method)
 
 
 def _exchange(original: Any, *args: Any, **kwargs: Any) -> Any:
@@ -397,6 +401,13 @@ def _reap_round_trip(reply: Any) -> None:
             reach("reap.moving")
         if reply[3]:
             reach("reap.expired")
+
+
+def _on_method(original: Any, *args: Any, **kwargs: Any) -> Any:
+    """The server says something to a publisher: the confirmation of what it was sent, and nobody has looked at it yet."""
+    if "publish" in getattr(_local, "labels", ()):
+        reach("publish.unread")
+    return original(*args, **kwargs)
 
 
 def _write(original: Any, database: Any, work: Any, **kwargs: Any) -> Any:
