@@ -68,7 +68,7 @@ class Bench:
                 pipe.execute()
         pipe.execute()
         with contestant.working(self.folder, env) as workers:
-            self.noted.wait(count, within=60 + count / 50, workers=workers)
+            self.noted.wait(count, within=120 + count / 20, workers=workers)
         done = self.noted.check(count, strict=contestant.library == "ours")
         return (count - 1) / (done[-1].ended - done[0].began)
 
