@@ -53,12 +53,12 @@ class Proxy:
         self.resets = 0
         self.swallow = False
         self.swallowed = threading.Event()
-        self.delivered = False
+        self._gone = threading.Event()
         self._kept: list[tuple[socket.socket, bytes]] = []
         self._selector = selectors.DefaultSelector()
         self._peers: dict[socket.socket, socket.socket] = {}
         self._left: dict[socket.socket, list[int]] = {}
-        self._end, self._ending = socket.socketpair()
+        self._called, self._calling = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
     @property
@@ -66,27 +66,37 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def let_go(self) -> None:
-        """Hand over what was swallowed, on the connections that it came by."""
+        """Hand over what was swallowed, on the connections that it came by; return when the server has carried it out."""
         self.swallow = False
+        self._calling.send(b"go")
+        if not self._gone.wait(30):
+            raise TimeoutError("what was swallowed could not be handed over")
+
+    def _let_go(self) -> None:
         kept, self._kept = self._kept, []
         for server, data in kept:
             with contextlib.suppress(OSError):
                 server.sendall(data)
+        for server in {server for server, _ in kept} - self._peers.keys():
+            # Its client has gone. It has done all when it has answered and closes its end.
+            with contextlib.suppress(OSError):
                 server.shutdown(socket.SHUT_WR)
-                # The server has carried it out when it has answered and closes its end.
                 server.settimeout(10)
                 while server.recv(1 << 16):
                     pass
-        self.delivered = True
+            server.close()
+        self._gone.set()
 
     def _run(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._end, selectors.EVENT_READ)
+        self._selector.register(self._called, selectors.EVENT_READ)
         while True:
             for key, _ in self._selector.select():
-                if key.fileobj is self._end:
-                    return
-                if key.fileobj is self._listener:
+                if key.fileobj is self._called:
+                    if self._called.recv(8) == b"end":
+                        return
+                    self._let_go()
+                elif key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj in self._peers:
                     self._pass_on(key.fileobj)
@@ -142,9 +152,9 @@ class Proxy:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._ending.send(b"!")
+        self._calling.send(b"end")
         self._thread.join(10)
-        for each in (*self._peers, *(server for server, _ in self._kept), self._listener, self._end, self._ending):
+        for each in {*self._peers, *(server for server, _ in self._kept), self._listener, self._called, self._calling}:
             each.close()
         self._selector.close()
 
