@@ -14,7 +14,7 @@ decide about messages (due, expired, unknown task) whose payload only the one th
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any, NamedTuple, NoReturn
 
@@ -263,8 +263,13 @@ def task_message_v1(
 #: Characters of ``argsrepr`` and ``kwargsrepr``.
 REPR_LENGTH = 1024
 
-# One encoder for the process: building it anew for every call, as json.dumps(cls=…) does, costs as much as encoding a small body.
+# One encoder for the process: building it anew for every call, as json.dumps(cls=…) does, costs as much as encoding a small body,
+# and JSONEncoder.encode builds the C part anew. Without its check for circles, which ends in a RecursionError instead.
 _json_encoder = kombu_json.JSONEncoder()
+_make_encoder: Any = getattr(json.encoder, "c_make_encoder", None)
+_json_encode: Callable[[Any, int], tuple[str, ...]] | None = _make_encoder and _make_encoder(
+    None, _json_encoder.default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
+)
 _json_plain = json.JSONDecoder()
 _json_typed = json.JSONDecoder(object_hook=kombu_json.object_hook)
 
@@ -281,10 +286,7 @@ def encode(data: Any, serializer: str | None = "json", compression: str | None =
     content_encoding: str = "utf-8"
     codec = serialization.registry._encoders.get("json") if serializer == "json" else None
     if codec is not None and codec[2] is _KOMBU_JSON_DUMPS:
-        try:
-            body = _json_encoder.encode(data).encode()
-        except Exception as error:
-            raise EncodeError(error) from error
+        body = _encode_json(data)
     else:
         content_type, content_encoding, raw = serialization.dumps(data, serializer=serializer)
         body = raw.encode(content_encoding) if isinstance(raw, str) else bytes(raw)
@@ -325,6 +327,14 @@ UTF8 = frozenset({"utf-8", "UTF-8", "utf8", None})
 # theirs.
 _KOMBU_JSON_DUMPS = kombu_json.dumps
 _KOMBU_JSON_LOADS = kombu_json.loads
+
+
+def _encode_json(data: Any) -> bytes:
+    try:
+        text: str = _json_encoder.encode(data) if _json_encode is None else "".join(_json_encode(data, 0))
+        return text.encode()
+    except Exception as error:
+        raise EncodeError(error) from error
 
 
 def _decode_json(body: bytes) -> Any:

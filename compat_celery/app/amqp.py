@@ -89,10 +89,9 @@ class Queues(dict[str, Any]):
         self._default_consume_from = dict(self)
 
     def __getitem__(self, name: str) -> Any:
-        try:
+        if self.aliases and name in self.aliases:
             return self.aliases[name]
-        except KeyError:
-            return super().__getitem__(name)
+        return super().__getitem__(name)
 
     def __setitem__(self, name: str, queue: Any) -> None:
         if self.default_exchange and not queue.exchange:

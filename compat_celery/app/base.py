@@ -718,10 +718,12 @@ class Celery:
             task_type = self._tasks.get(name) if hasattr(self._tasks, "get") else None
             of_task = _options_of(task_type)
             options = {**{option: value for option, value in of_task.items() if option not in LIMITS}, **options}
-        expires, time_limit, soft_time_limit = (
-            of_task.get(option) if given is _OMITTED else given
-            for option, given in (("expires", expires), ("time_limit", time_limit), ("soft_time_limit", soft_time_limit))
-        )
+        if expires is _OMITTED:
+            expires = of_task.get("expires")
+        if time_limit is _OMITTED:
+            time_limit = of_task.get("time_limit")
+        if soft_time_limit is _OMITTED:
+            soft_time_limit = of_task.get("soft_time_limit")
         ignore_result = options.pop("ignore_result", None)
         options = (router or amqp.router).route(options, route_name or name, args, kwargs, task_type)
         if expires is not None:

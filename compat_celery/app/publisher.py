@@ -156,7 +156,7 @@ def _options_for(conf: Any, url: str) -> dict[str, Any]:
 class _Sink:
     """Collects what is published in a context, and what shall be done once it is sent."""
 
-    __slots__ = ("after", "app", "bytes", "envelopes", "send", "sent")
+    __slots__ = ("after", "app", "bytes", "envelopes", "send", "sent", "traced")
 
     def __init__(self, app: Celery | None = None, send: Callable[[Sequence[Envelope]], None] | None = None) -> None:
         self.app = app
@@ -165,6 +165,7 @@ class _Sink:
         self.send = send
         self.bytes = 0
         self.sent: list[str] = []
+        self.traced = tracing.enabled  # asked once for all that is collected
 
     def add(self, envelope: Envelope) -> None:
         if self.send is not None:
@@ -344,28 +345,27 @@ class Producer:
 
     def _hand_over(self, envelopes: list[Envelope], retry_policy: Mapping[str, Any] | None, timeout: float | None) -> None:
         sink = _sink.get()
-        collects = sink is not None and self.url is None and (sink.app is None or sink.app is self.app)
-        if not tracing.enabled:
-            if not collects:
+        if sink is not None and (self.url is not None or (sink.app is not None and sink.app is not self.app)):
+            sink = None
+        if not (tracing.enabled if sink is None else sink.traced):
+            if sink is None:
                 self.send(envelopes, retry_policy, timeout)
                 return
-            assert sink is not None
             for envelope in envelopes:
                 sink.add(envelope)
             return
         url = self.broker.url
         for envelope in envelopes:
-            span = tracing.create if collects else tracing.publish
+            span = tracing.publish if sink is None else tracing.create
             task_id = envelope.headers.get("id")
             root = envelope.headers.get("root_id")
             with span(envelope.queue, url=url, message_id=task_id, conversation_id=root) as operation:
                 assert isinstance(envelope.headers, dict)
                 operation.inject(envelope.headers)
-                if collects:
-                    assert sink is not None
-                    sink.add(envelope)
-                else:
+                if sink is None:
                     self.send([envelope], retry_policy, timeout)
+                else:
+                    sink.add(envelope)
 
     @property
     def broker(self) -> Broker:
@@ -402,7 +402,7 @@ class Producer:
         """
         within = self._seconds(timeout)
         began = time.monotonic()
-        waits = _waits(retry_policy) if retry_policy is not None else iter(())
+        waits: Iterator[float] | None = None
         for attempt in count(1):
             broker = self.broker
             left = began + within - time.monotonic()
@@ -414,6 +414,7 @@ class Producer:
                 raise PublishUnconfirmed(f"{error}. {IN_DOUBT}") from error
             except BrokerUnavailable as error:
                 self._leave(broker)
+                waits = waits or (iter(()) if retry_policy is None else _waits(retry_policy))
                 wait = next(waits, None)
                 passed = time.monotonic() - began
                 if wait is None or passed + wait >= within:

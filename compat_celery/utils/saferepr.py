@@ -29,6 +29,10 @@ def saferepr(o: Any, maxlen: int | None = None, maxlevels: int = 3, seen: set[in
             return "()"
         if o == {} and type(o) is dict:
             return "{}"
+    elif type(o) is tuple and set(map(type, o)) == _NUMBERS:
+        text = repr(o)
+        if maxlen is None or len(text) < maxlen:
+            return text
     writer = _Writer(maxlen, maxlevels, seen)
     try:
         writer.write(o)
@@ -150,6 +154,8 @@ class _Writer:
             self.put(": ")
             self.write(value)
 
+
+_NUMBERS = {int}
 
 CONTAINERS: dict[type, tuple[str, str, Callable[[_Writer, Any], None]]] = {
     list: ("[", "]", _Writer.items),
