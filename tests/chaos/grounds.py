@@ -103,7 +103,7 @@ _numbers = itertools.count(1)
 
 @contextmanager
 def shared_rabbitmq() -> Iterator[None]:
-    """One server, which takes ten seconds to start, for all runs in the block: a virtual host for each. Not for runs that hurt it."""
+    """One server (it takes ten seconds to start) for all runs in the block: a virtual host for each. Not for runs that hurt it."""
     from tests.rabbitmq_server import RabbitServer  # noqa: PLC0415 - as above
 
     with RabbitServer() as server:
