@@ -63,7 +63,7 @@ def send(number: int) -> Any:
 def send_bulk(numbers: range) -> None:
     """All of them at once: by our own call where there is one, else as a group (the only bulk call of Celery's public API)."""
     if hasattr(nothing, "apply_async_many"):
-        nothing.apply_async_many([((number,), {}) for number in numbers])
+        nothing.apply_async_many([(number,) for number in numbers])
     else:
         group(nothing.s(number) for number in numbers).apply_async()
 
