@@ -210,6 +210,8 @@ def test_a_genuine_consumer_restores_our_claim_to_the_very_queue(broker, celery_
         client.zadd("unacked_index", {delivery.tag: 1.0})
         channel.qos.restore_visible()
     assert [broker.depth("q"), broker.depth("other")] == [1, 0]
+    # Our renewal does not bring the entry back.
+    broker.renew(["a"], LEASE)
     assert broker.settle([settlement(delivery)], incarnation="a") == [False]
     (again,) = claim(broker, by="b")
     assert again.envelope.headers["redelivered"] is True

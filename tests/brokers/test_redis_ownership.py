@@ -504,6 +504,7 @@ def test_a_reaper_reads_only_the_messages_that_are_overdue(broker, client, clock
     broker.publish([envelope(b"%d" % number) for number in range(2000)])
     deliveries = claim(broker, 2000)
     broker.hold([deliveries[7].tag], 5.0, incarnation="a")
+    broker.hold([deliveries[8].tag], 300.0, incarnation="a")
     clock.advance(6)
     before = client.info("commandstats")["cmdstat_hmget"]["calls"]
     assert broker.reap().returned == 1
