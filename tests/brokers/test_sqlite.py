@@ -279,6 +279,15 @@ def test_a_lease_from_before_a_reboot_is_over(broker, clock):
     assert broker.settle([settlement(delivery)], incarnation="a") == [False]
 
 
+def test_a_claim_held_since_before_a_reboot_is_over(broker, clock):
+    broker.publish([envelope()])
+    (delivery,) = claim(broker)
+    broker.hold([delivery.tag], 10 * LEASE, incarnation="a")
+    clock._monotonic = 12.0
+    assert broker.reap().returned == 1
+    assert broker.settle([settlement(delivery)], incarnation="a") == [False]
+
+
 # Errors
 
 
