@@ -1172,6 +1172,15 @@ class BrokerKit:
         assert broker.reap().returned == 1
         assert [len(broker.held(name)) for name in "ab"] == [0, 1]
 
+    def test_an_old_claims_tag_does_not_shorten_the_new_claim(self, broker: Broker, clock: KitClock) -> None:
+        broker.publish([envelope()])
+        old = self.claim_one(broker)
+        broker.release("a")
+        self.claim_one(broker)
+        broker.hold([old.tag], 5.0, incarnation="a")
+        clock.advance(6)
+        assert broker.reap().returned == 0
+
     def test_a_thousand_claims_may_be_held_at_once(self, broker: Broker, clock: KitClock) -> None:
         broker.publish([envelope(b"%d" % number) for number in range(2000)])
         got = self.claim(broker, 2000)

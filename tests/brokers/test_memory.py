@@ -97,3 +97,20 @@ def test_a_forked_child_may_have_queues_of_its_own(url):
             return broker.depth("q")
 
     assert Forked(use).result() == 1
+
+
+def test_whoever_holds_a_claim_is_not_silent(url):
+    clock = ManualClock()
+    with MemoryBroker(url, clock=clock) as broker:
+        broker.publish([envelope(b"1"), envelope(b"2")])
+        held, _ = broker.claim(["q"], 2, incarnation="a", lease=30.0)
+        clock.advance(20)
+        broker.hold([held.tag], 5.0, incarnation="a")
+        clock.advance(4)
+        assert broker.reap().returned == 0
+        clock.advance(2)
+        assert broker.reap().returned == 1
+        clock.advance(23)
+        assert broker.reap().returned == 0, "the others' lease began anew, too"
+        clock.advance(2)
+        assert broker.reap().returned == 1

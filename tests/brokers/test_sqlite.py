@@ -279,6 +279,15 @@ def test_a_lease_from_before_a_reboot_is_over(broker, clock):
     assert broker.settle([settlement(delivery)], incarnation="a") == [False]
 
 
+def test_a_claim_held_since_before_a_reboot_is_over(broker, clock):
+    broker.publish([envelope()])
+    (delivery,) = claim(broker)
+    broker.hold([delivery.tag], 10 * LEASE, incarnation="a")
+    clock._monotonic = 12.0
+    assert broker.reap().returned == 1
+    assert broker.settle([settlement(delivery)], incarnation="a") == [False]
+
+
 # Errors
 
 
@@ -438,3 +447,20 @@ def test_queues_are_served_in_turn_across_brokers_too(url, clock):
         broker.publish([envelope(b"%d" % number, queue) for queue, number in itertools.product("qrs", range(3))])
         order = [claim(broker, limit=1, queues=["q", "r", "s"])[0].queue for _ in range(6)]
         assert {*order[:3]} == {*order[3:]} == {"q", "r", "s"}
+
+
+def test_whoever_holds_a_claim_is_not_silent(url):
+    clock = ManualClock()
+    with SqliteBroker(url, clock=clock) as broker:
+        broker.publish([envelope(b"1"), envelope(b"2")])
+        held, _ = broker.claim(["q"], 2, incarnation="a", lease=30.0)
+        clock.advance(20)
+        broker.hold([held.tag], 5.0, incarnation="a")
+        clock.advance(4)
+        assert broker.reap().returned == 0
+        clock.advance(2)
+        assert broker.reap().returned == 1
+        clock.advance(23)
+        assert broker.reap().returned == 0, "the others' lease began anew, too"
+        clock.advance(2)
+        assert broker.reap().returned == 1

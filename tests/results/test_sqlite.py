@@ -70,6 +70,16 @@ def test_joins_that_are_over_are_swept_with_their_parts(url):
     assert counts == [[(1,)], [(0,)]]
 
 
+def test_a_closed_join_leaves_no_parts_in_the_file(url):
+    with SqliteResults(url) as results:
+        results.open_join("j", 2, 60.0)
+        results.add_parts([part("a", 0, join="j"), part("b", 1, join="j")])
+        results.close_join("j")
+        results.add_parts([part("c", 2, join="j")])
+        with sql(results) as connection:
+            assert connection.execute("SELECT count(*) FROM jumpstarter_parts").fetchall() == [(0,)]
+
+
 def test_a_directory_that_does_not_exist_is_named(tmp_path):
     with (
         open_results(f"sqlite:///{tmp_path}/nowhere/results.db") as results,
