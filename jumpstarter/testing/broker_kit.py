@@ -20,6 +20,8 @@ What the kit asks for, each a fixture or method that you may override:
 ``inject``           method: puts bytes that are no message into a queue. Without it, those tests are skipped.
 ``stalled``          context manager: while it is open the server answers nobody. Without it, those tests are skipped.
 ``wake_within``      attribute: seconds, the slowest median from a publish in one process to the end of a wait in another.
+``cannot``           attribute: promises that this transport cannot keep, as {name of the test: why}. Those tests are skipped, and
+                     pytest's summary of skipped tests (``-rs``) lists them with their reasons.
 ===================  ========================================================================================================
 
 :mod:`jumpstarter.testing.broker_model` tests long random stories on the same fixtures. Needs pytest.
@@ -36,9 +38,9 @@ import statistics
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import pytest
 
@@ -182,6 +184,16 @@ class BrokerKit:
 
     durable = True
     wake_within = 0.05
+    cannot: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        for name in cls.cannot:
+            assert callable(getattr(cls, name, None)), f"{cls.__name__}.cannot names {name!r}, which is no test"
+
+    @pytest.fixture(autouse=True)
+    def _can_keep_this_promise(self, request: pytest.FixtureRequest) -> None:
+        if why := self.cannot.get(request.function.__name__):
+            pytest.skip(f"{type(self).__name__} cannot keep this promise: {why}")
 
     # What a broker's own tests give
 
@@ -249,7 +261,7 @@ class BrokerKit:
         sent = Envelope(
             queue="q",
             body=b'[[1, "\xc3\xa4"], {}, {}]',
-            headers={"id": "7", "task": "shop.send", "nested": {"list": [1, None, True, 0.5, "ä\u2028"]}, "big": 2**70},
+            headers={"id": "7", "task": "shop.send", "nested": {"list": [1, None, True, 0.5, "ä\u2028"]}, "big": -(2**60)},
             properties={"correlation_id": "7", "reply_to": "me", "delivery_mode": 2, "expiration": "1000"},
             content_type="application/x-yaml",
             content_encoding="binary",
@@ -271,6 +283,12 @@ class BrokerKit:
         assert (got.envelope.content_type, got.envelope.content_encoding) == (sent.content_type, sent.content_encoding)
         assert (got.envelope.exchange, got.envelope.routing_key) == (sent.exchange, sent.routing_key)
         assert got.envelope.priority == sent.priority
+
+    def test_a_header_may_be_an_integer_of_any_size(self, broker: Broker) -> None:
+        broker.publish([envelope(headers={"big": 2**70})])
+        got = self.claim_one(broker).envelope
+        assert got is not None
+        assert got.headers["big"] == 2**70
 
     def test_an_empty_routing_key_becomes_the_queues_name(self, broker: Broker) -> None:
         broker.publish([envelope()])
