@@ -96,7 +96,7 @@ class AmqpBroker(Broker):
 
     def _start_afresh(self) -> None:
         self._opening = threading.Lock()
-        self._epochs = itertools.count(int(time.time() * 1e6))
+        self._epoch = 0
         self._sessions = {}
         self._spare = []
         self._astray: list[Parcel] = []
@@ -117,7 +117,8 @@ class AmqpBroker(Broker):
 
     def next_epoch(self) -> int:
         """Grows with every claim. Microseconds, so that it also grows from one process to the next."""
-        return next(self._epochs)
+        self._epoch = max(self._epoch + 1, int(time.time() * 1e6))
+        return self._epoch
 
     # Connections for everything but claims
 
@@ -156,12 +157,19 @@ class AmqpBroker(Broker):
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         # Before anything is sent: what cannot be encoded fails here.
         encoded = [(envelope, self._properties(envelope)) for envelope in envelopes]
-        with self._publisher() as publisher:
-            parcels = [
-                Parcel(envelope.queue, *self._route(publisher.link, envelope), properties, envelope.body)
-                for envelope, properties in encoded
-            ]
-            publisher.publish(parcels, deadline)
+        try:
+            with self._publisher() as publisher, publisher.link.until(deadline):
+                parcels = [
+                    Parcel(envelope.queue, *self._route(publisher.link, envelope), properties, envelope.body)
+                    for envelope, properties in encoded
+                ]
+                publisher.publish(parcels, deadline)
+        except PublishTimeout:
+            raise
+        except BrokerUnavailable as error:
+            if time.monotonic() < deadline:
+                raise
+            raise PublishTimeout(self.url, str(error)) from error
 
     def _properties(self, envelope: Envelope) -> bytes:
         headers: Mapping[str, Any] | None = None

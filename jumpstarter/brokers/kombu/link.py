@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import socket
@@ -19,7 +20,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -155,6 +156,7 @@ class Link:
         self._answers: dict[int, list[bytes]] = {}
         self._refusals: dict[int, bytes] = {}
         self._open_channels: set[int] = set()
+        self._deadline = math.inf
         self._out: deque[bytes] = deque()
         self._take_over(address.dial(timeout, heartbeat))
         self._poke = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -353,15 +355,27 @@ class Link:
                 self._awaited[channel] = answer
                 self._refusals.pop(channel, None)
             self.send(*frames)
-            deadline = time.monotonic() + self._timeout
+            deadline = min(time.monotonic() + self._timeout, self._deadline)
             if not self.pump(lambda: len(answers) == len(frames) or channel in self._refusals, deadline):
                 # Its answer, come later, would be taken for the next one's.
-                why = f"the server blocks publishers ({self.blocked})" if self.blocked else f"no answer within {self._timeout:g} s"
-                raise self.fail(BrokerUnavailable(self._address.url, why))
+                raise self.fail(BrokerUnavailable(self._address.url, self.why_late()))
             del self._awaited[channel]
             if channel in self._refusals:
                 raise Refused(*wire.read_close(self._refusals.pop(channel)))
             return answers
+
+    @contextlib.contextmanager
+    def until(self, deadline: float) -> Iterator[None]:
+        """Meanwhile, calls have to be answered by then (monotonic seconds)."""
+        self._deadline = deadline
+        try:
+            yield
+        finally:
+            self._deadline = math.inf
+
+    def why_late(self) -> str:
+        """Why an answer may not have come, as part of a sentence."""
+        return f"the server blocks publishers ({self.blocked})" if self.blocked else "no answer in time"
 
     def ask(self, frame: bytes, answer: int) -> bytes:
         """:meth:`call` one method on the channel for declarations."""

@@ -29,7 +29,9 @@ DUE: Final = "x-jumpstarter-due"
 RESTS: Final = "x-jumpstarter-quarantine"
 #: The claim that a copy in a lease queue stands for.
 LEASED: Final = "x-jumpstarter-lease"
-_OURS: Final = frozenset({DELIVERIES, ROUTE, DUE, LEASED})
+#: Its last delivery may have been ended by a death of its process.
+SUSPECT: Final = "x-jumpstarter-suspect"
+_OURS: Final = frozenset({DELIVERIES, ROUTE, DUE, LEASED, SUSPECT})
 
 #: What the server adds and takes for instructions. A copy that still had the x-death of an earlier round through the delay would
 #: be dropped as going in circles; CC and BCC would multiply it.
@@ -61,21 +63,22 @@ def leased_as(message: wire.Message) -> str:
     return str((wire.read_properties(message.properties).get("headers") or {}).get(LEASED, ""))
 
 
-def envelope_of(message: wire.Message, queue: str) -> tuple[Envelope, int]:
-    """The message, and how often it was delivered before without an outcome.
+def envelope_of(message: wire.Message, queue: str) -> tuple[Envelope, Mapping[str, Any]]:
+    """The message without our headers, and those.
 
     :raises Undecodable: its properties cannot be read.
     """
     properties = wire.read_properties(message.properties)
     headers = properties.pop("headers", None) or {}
-    count, due = 0, None
+    marks: Mapping[str, Any] = {}
     exchange, routing_key = message.exchange, message.routing_key
     if not headers.keys().isdisjoint(_OURS):
-        count, due = deliveries(headers), headers.get(DUE)
+        marks = {name: headers[name] for name in _OURS & headers.keys()}
         exchange, routing_key = _route(headers, exchange, routing_key)
         headers = {name: value for name, value in headers.items() if name not in _OURS}
     if len(routing_key) > len(queue):
         exchange, routing_key = undelayed(exchange, routing_key)
+    due = marks.get(DUE)
     envelope = Envelope(
         queue=queue,
         body=message.body,
@@ -88,7 +91,7 @@ def envelope_of(message: wire.Message, queue: str) -> tuple[Envelope, int]:
         priority=properties.get("priority", 0),
         due=due if isinstance(due, float) else None,
     )
-    return envelope, count
+    return envelope, marks
 
 
 def _route(headers: Mapping[str, Any], exchange: str, routing_key: str) -> tuple[str, str]:
@@ -98,14 +101,15 @@ def _route(headers: Mapping[str, Any], exchange: str, routing_key: str) -> tuple
     return exchange, routing_key
 
 
-def delivery_of(message: wire.Message, queue: str, tag: str, epoch: int) -> Delivery:
-    """The claimed message; one whose properties cannot be read has a ``fault``."""
+def delivery_of(message: wire.Message, queue: str, tag: str, epoch: int) -> tuple[Delivery, bool]:
+    """The claimed message, and whether it is suspect; one whose properties cannot be read has a ``fault``."""
     try:
-        envelope, count = envelope_of(message, queue)
+        envelope, marks = envelope_of(message, queue)
     except Undecodable as error:
         raw = message.properties + message.body
-        return Delivery(tag=tag, queue=queue, envelope=None, epoch=epoch, fault=error, raw=raw)
-    return Delivery(tag=tag, queue=queue, envelope=envelope, epoch=epoch, attempt=count + 1)
+        return Delivery(tag=tag, queue=queue, envelope=None, epoch=epoch, fault=error, raw=raw), False
+    attempt = deliveries(marks) + 1 if marks else 1
+    return Delivery(tag=tag, queue=queue, envelope=envelope, epoch=epoch, attempt=attempt), SUSPECT in marks
 
 
 def properties_of(envelope: Envelope, headers: Mapping[str, Any] | None = None) -> bytes:
@@ -170,7 +174,7 @@ def resting(message: wire.Message, queue: str, reason: str, evidence: Mapping[st
         # Nothing of it can be kept as headers; the bytes rest as a body, with what there is in front.
         return wire.write_properties({"headers": {RESTS: json.dumps({**record, "raw": True})}, "delivery_mode": 2})
     # An expiry would end its rest.
-    return _without_expiration(copied(message, {RESTS: json.dumps(record), DELIVERIES: None, DUE: None}))
+    return _without_expiration(copied(message, {RESTS: json.dumps(record), DELIVERIES: None, SUSPECT: None, DUE: None}))
 
 
 def _without_expiration(properties: bytes) -> bytes:

@@ -99,7 +99,7 @@ def requeue(broker: AmqpBroker, ids: Sequence[str]) -> int:
         if resting.envelope is None:
             return None
         broker.topology.ensure(visit.link, resting.queue)
-        properties = messages.copied(message, {messages.RESTS: None, messages.DELIVERIES: None}, keep_route=False)
+        properties = messages.copied(message, {messages.RESTS: None}, keep_route=False)
         return [
             wire.publish(WORK, "", resting.queue),
             wire.content(WORK, properties, message.body, visit.link.frame_max),

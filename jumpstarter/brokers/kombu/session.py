@@ -15,9 +15,9 @@ as much on classic queues and a tenth on quorum queues (a get is a round of Raft
 
 **Counting.** The server only says that a message may have been delivered before. So a message that comes redelivered is not handed
 out: a copy with a grown count takes its place (at the end of the queue), and the original is acked. What goes back unstarted is
-sent as a copy as well, with the same count, because the server would mark it as redelivered. A message that was delivered before
-without an outcome is *suspect*: it is handed out alone, and nothing else for 0.3 s or until it is settled, so that those beside it
-are not counted again and again when it kills the process.
+sent as a copy as well, with the same count, because the server would mark it as redelivered. A message whose process may have died
+of it is *suspect*: no other suspect is handed out for 0.3 s or until it is settled, so that those beside it are not counted again
+and again when it kills the process.
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ class Session:
         self._sent: dict[int, Sequence[_Publish]] = {}
         self._returned: list[tuple[int, wire.Message]] = []
         self._doubtful: dict[str, int] = {}
+        self._closing = False
         self._lease_queue = f"jumpstarter.lease.{self._name}"
         self._refreshing = threading.Lock()
         self._claiming = threading.Lock()
@@ -192,7 +193,7 @@ class Session:
         self._unacked.clear()
         self._arrived.clear()
         self._redelivered.clear()
-        if held:
+        if held and not self._closing:
             log.warning("%d claimed message(s) went back to their queues: %s", held, self.link.failure)
 
     # Claiming
@@ -309,15 +310,16 @@ class Session:
         later: list[tuple[Claim, float]] = []
         suspect: Claim | None = None
         for claim in claims:
-            delivery = messages.delivery_of(claim.message, claim.queue, f"{self._name}.{next(self._serial)}", epoch)
+            tag = f"{self._name}.{next(self._serial)}"
+            delivery, is_suspect = messages.delivery_of(claim.message, claim.queue, tag, epoch)
             claim.count = delivery.attempt - 1
             due = delivery.envelope.due if delivery.envelope is not None else None
             if due is not None and due > soon:
                 later.append((claim, due))
-            elif claim.count and suspect is not None:
+            elif is_suspect and suspect is not None:
                 others.append(claim)
             else:
-                suspect = claim if claim.count else suspect
+                suspect = claim if is_suspect else suspect
                 chosen.append((claim, delivery))
         if suspect is not None or later:
             self._put_aside(others, later, deadline)
@@ -353,7 +355,8 @@ class Session:
             claims, self._redelivered = self._redelivered, []
         if claims:
             log.info("%d message(s) were delivered before without an outcome", len(claims))
-            self._transact([self._copy(claim, grown=1) for claim in claims], [claim.number for claim in claims], deadline)
+            copies = [self._copy(claim, grown=1, is_suspect=True) for claim in claims]
+            self._transact(copies, [claim.number for claim in claims], deadline)
         return len(claims)
 
     def _give_back(self, claims: Sequence[Claim], deadline: float) -> None:
@@ -361,10 +364,12 @@ class Session:
         if claims:
             self._transact([self._copy(claim) for claim in claims], [claim.number for claim in claims], deadline)
 
-    def _copy(self, claim: Claim, *, grown: int = 0) -> _Publish:
+    def _copy(self, claim: Claim, *, grown: int = 0, is_suspect: bool = False) -> _Publish:
         """A publish of the message to its own queue; ``grown``: deliveries to add to its count."""
-        count = claim.count if claim.tag else messages.count_of(claim.message)
-        changes = {messages.DELIVERIES: count + grown} if grown else {}
+        changes: dict[str, int | bool | None] = {}
+        if grown:
+            count = claim.count if claim.tag else messages.count_of(claim.message)
+            changes = {messages.DELIVERIES: count + grown, messages.SUSPECT: is_suspect or None}
         properties = messages.copied(claim.message, changes)
         return _Publish("", claim.queue, claim.queue, properties, claim.message.body)
 
@@ -402,11 +407,7 @@ class Session:
 
     def _await(self, done: Callable[[], bool], deadline: float) -> None:
         if not self.link.pump(done, deadline):
-            raise BrokerUnavailable(self._broker.url, self._why_late())
-
-    def _why_late(self) -> str:
-        blocked = self.link.blocked
-        return f"the server blocks publishers ({blocked})" if blocked else f"no answer within {self._broker.timeout:g} s"
+            raise BrokerUnavailable(self._broker.url, self.link.why_late())
 
     def _after_commit(self, ticket: int) -> None:
         """See to messages that no queue took, though the transaction went through: their queue was deleted a moment ago."""
@@ -614,6 +615,7 @@ class Session:
 
     def close(self) -> None:
         """Give back what was pushed and not claimed, if that goes quickly, and hang up. What is held goes back by itself."""
+        self._closing = True
         if not self.is_broken:
             with contextlib.suppress(BrokerUnavailable):
                 self._quieten(time.monotonic() + min(1.0, self._broker.timeout))
@@ -696,7 +698,7 @@ class Session:
         self.link.declared.add(name)
 
     def _leased(self, claim: Claim) -> _Publish:
-        changes = {messages.DELIVERIES: claim.count + 1, messages.LEASED: claim.tag}
+        changes = {messages.DELIVERIES: claim.count + 1, messages.SUSPECT: True, messages.LEASED: claim.tag}
         properties = messages.copied(claim.message, changes)
         return _Publish(self._lease_queue, claim.queue, claim.queue, properties, claim.message.body)
 
@@ -715,4 +717,4 @@ class Session:
         return [self._delivery(claim) for claim in claims]
 
     def _delivery(self, claim: Claim) -> Delivery:
-        return messages.delivery_of(claim.message, claim.queue, claim.tag, claim.epoch)
+        return messages.delivery_of(claim.message, claim.queue, claim.tag, claim.epoch)[0]
