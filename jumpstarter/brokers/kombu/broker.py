@@ -41,8 +41,8 @@ class AmqpBroker(Broker):
     """Queues on RabbitMQ 3.10 or later, shared with genuine Celery workers and clients.
 
     :param url: ``amqp://``, ``pyamqp://`` or ``amqps://``; several joined by ``;`` take each other's place.
-    :param queues: what the application says about its queues. Others are declared as Celery does it: durable, with a direct
-        exchange of their name.
+    :param queues: what the application says about its queues (a mapping by name may grow). Others are declared as Celery does it:
+        durable, with a direct exchange of their name.
     :param queue_type: of those others: ``classic`` or ``quorum``.
     :param delayed_queue_type: of the 28 queues of Celery's delayed delivery; a fleet has to agree on it.
     :param delayed_prefix: stands before their names.
@@ -64,7 +64,7 @@ class AmqpBroker(Broker):
         self,
         url: str,
         *,
-        queues: Iterable[kombu.Queue] = (),
+        queues: Iterable[kombu.Queue] | Mapping[str, kombu.Queue] = (),
         queue_type: str = "classic",
         delayed_queue_type: str = "quorum",
         delayed_prefix: str = "",

@@ -31,7 +31,7 @@ LONGEST_DELAY: Final = (1 << LEVELS) - 1
 class Topology:
     """The declarations of one broker.
 
-    :param queues: what the application says about its queues.
+    :param queues: what the application says about its queues; a mapping may grow.
     :param queue_type: of queues that nobody said anything about, ``classic`` or ``quorum``.
     :param delayed_queue_type: of the 28 queues of delayed delivery; a fleet has to agree on it (Celery's default is ``quorum``).
     :param delayed_prefix: stands before their names and that of the exchanges.
@@ -40,7 +40,7 @@ class Topology:
 
     def __init__(
         self,
-        queues: Iterable[kombu.Queue] = (),
+        queues: Iterable[kombu.Queue] | Mapping[str, kombu.Queue] = (),
         *,
         queue_type: str = "classic",
         delayed_queue_type: str = "quorum",
@@ -49,23 +49,16 @@ class Topology:
         for name, value in (("queue_type", queue_type), ("delayed_queue_type", delayed_queue_type)):
             if value not in {"classic", "quorum"}:
                 raise ConfigurationError(f"{name} is classic or quorum, not {value!r}")
-        self._queues = {queue.name: queue for queue in queues}
+        self._queues = queues if isinstance(queues, Mapping) else {queue.name: queue for queue in queues}
         self._queue_type = queue_type
         self._delayed_queue_type = delayed_queue_type
         self._prefix = f"{delayed_prefix}_" if delayed_prefix else ""
-        #: Whether Celery would use native delayed delivery in this fleet: a queue is a quorum queue.
-        self.delays_natively = queue_type == "quorum" or any(map(_is_quorum, self._queues.values()))
         # The server takes the same declaration twice, but two threads' declarations on one link would be sent twice.
         self._lock = threading.Lock()
 
     def restart(self) -> None:
         """In a forked child."""
         self._lock = threading.Lock()
-
-    def add(self, queue: kombu.Queue) -> None:
-        """Learn of one more queue, or of other terms for one."""
-        self._queues[queue.name] = queue
-        self.delays_natively = self.delays_natively or _is_quorum(queue)
 
     def queue(self, name: str) -> kombu.Queue:
         """What is known of the queue, or how Celery declares one that nobody said anything about."""
@@ -92,12 +85,17 @@ class Topology:
                 link.declared.add(name)
 
     def ensure_consumed(self, link: Link, name: str) -> None:
-        """The queue exists, and where the fleet delays natively, what its clients delay reaches it."""
+        """The queue exists, and where the fleet delays natively, what its clients delay reaches it.
+
+        Celery uses native delayed delivery where one of the queues is a quorum queue.
+        """
+        if ("consumed", name) in link.declared:
+            return
         self.ensure(link, name)
-        if self.delays_natively and ("foreign delay", name) not in link.declared:
+        if self._queue_type == "quorum" or any(map(_is_quorum, self._queues.values())):
             self.ensure_delay(link)
             self._bind_as_celery(Declarer(link), self.queue(name))
-            link.declared.add(("foreign delay", name))
+        link.declared.add(("consumed", name))
 
     def _bind_as_celery(self, declarer: Declarer, queue: kombu.Queue) -> None:
         """From the exchange of delivery to the queue's exchanges, by routing key. Direct exchanges know no wildcards: there the
