@@ -14,7 +14,8 @@ What the kit asks for, each a fixture or method that you may override:
 ``broker_factory``   fixture, required: a callable that opens one more broker on the same server, empty at the start of each test.
                      Takes ``timeout=`` (seconds) where ``stalled`` is offered; has to work in forked children where ``durable``.
 ``clock``            fixture: a :class:`ManualClock` by default. A server that has its own clock gives an object whose ``advance``
-                     lets time pass there (by shifting what is stored) and whose ``now`` and ``monotonic`` agree with it.
+                     lets time pass there (by shifting what is stored) and whose ``now`` and ``monotonic`` agree with it. Where that
+                     is impossible, ``advance`` skips the test, with the reason.
 ``results_factory``  fixture: opens results on the same server (``server`` must be equal), or None when there are none.
 ``durable``          attribute: several processes share the server. True by default.
 ``inject``           method: puts bytes that are no message into a queue. Without it, those tests are skipped.
@@ -192,8 +193,9 @@ class BrokerKit:
 
     @pytest.fixture(autouse=True)
     def _can_keep_this_promise(self, request: pytest.FixtureRequest) -> None:
-        if why := self.cannot.get(request.function.__name__):
-            pytest.skip(f"{type(self).__name__} cannot keep this promise: {why}")
+        name = request.function.__name__
+        if why := self.cannot.get(name):
+            pytest.skip(f"{type(self).__name__} cannot promise {name.removeprefix('test_')!r}: {why}")
 
     # What a broker's own tests give
 

@@ -43,6 +43,7 @@ FAREWELL: Final = 1.0
 PRECONDITION_FAILED: Final = 406
 ACCESS_REFUSED: Final = 403
 NOT_FOUND: Final = 404
+RESOURCE_LOCKED: Final = 405
 
 OnMessage = Callable[[wire.Message], None]
 OnMethod = Callable[[int, bytes], None]

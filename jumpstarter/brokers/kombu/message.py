@@ -160,12 +160,13 @@ def copied(message: wire.Message, changes: Mapping[str, Any], *, keep_route: boo
 
 def resting(message: wire.Message, queue: str, reason: str, evidence: Mapping[str, Any], attempt: int) -> bytes:
     """The properties of a copy that rests in quarantine."""
+    now = time.time()
     record = {
-        "id": uuid.uuid4().hex,
+        "id": f"{int(now * 1e6):016x}{uuid.uuid4().hex[:12]}",
         "queue": queue,
         "reason": reason,
         "evidence": json.loads(pack_evidence(evidence)),
-        "at": time.time(),
+        "at": now,
         "attempt": attempt,
     }
     try:

@@ -1,7 +1,8 @@
 """Quarantine on an AMQP server: a queue that nobody consumes from. Looked at by getting its messages and hanging up without an ack:
 the server puts them back where they were.
 
-While one looks, another sees nothing; people do that, not workers.
+Who looks holds what is there, so nobody else may look meanwhile: an exclusive queue, which the server deletes with its connection,
+is the lock.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from jumpstarter.brokers.kombu import message as messages
 from jumpstarter.brokers.kombu import wire
-from jumpstarter.brokers.kombu.link import WORK, Link
+from jumpstarter.brokers.kombu.link import RESOURCE_LOCKED, WORK, Declarer, Link, Refused
 from jumpstarter.brokers.kombu.topology import QUARANTINE
 from jumpstarter.errors import BrokerUnavailable
 from jumpstarter.jobs import Quarantined
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from jumpstarter.brokers.kombu.broker import AmqpBroker
 
 _AT_ONCE: Final = 100
+_LOCK: Final = f"{QUARANTINE}.lock"
+_PAUSE: Final = 0.02  # seconds between two looks at the lock
 
 
 class _Visit:
@@ -35,8 +38,26 @@ class _Visit:
         self.link = Link(
             broker.address, timeout=broker.timeout, heartbeat=0, on_message=self._on_message, on_method=self._on_method
         )
-        self.link.call(WORK, [wire.method(WORK, wire.TX_SELECT)], wire.TX_SELECT_OK)
-        broker.topology.ensure_quarantine(self.link)
+        try:
+            self.link.call(WORK, [wire.method(WORK, wire.TX_SELECT)], wire.TX_SELECT_OK)
+            self._lock(time.monotonic() + broker.timeout)
+            broker.topology.ensure_quarantine(self.link)
+        except BaseException:
+            self.link.close()
+            raise
+
+    def _lock(self, deadline: float) -> None:
+        while True:
+            try:
+                Declarer(self.link).queue_declare(_LOCK, durable=False, exclusive=True)
+            except Refused as error:
+                if error.code != RESOURCE_LOCKED:
+                    raise
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(self._broker.url, "somebody else looks at the quarantine all the time") from error
+                time.sleep(_PAUSE)
+            else:
+                return
 
     def _on_message(self, message: wire.Message) -> None:
         if message.kind == wire.BASIC_GET_OK:
@@ -79,17 +100,12 @@ def _visit(broker: AmqpBroker) -> Iterator[_Visit]:
 
 def read(broker: AmqpBroker, limit: int, after: str) -> list[Quarantined]:
     """See :meth:`jumpstarter.abc.broker.Broker.quarantined`."""
-    found: list[Quarantined] = []
-    skipping = bool(after)
     with _visit(broker) as visit:
-        for _, resting in visit.messages():
-            if skipping:
-                skipping = resting.id != after
-                continue
-            if len(found) >= limit:
-                break
-            found.append(resting)
-    return found
+        found = [resting for _, resting in visit.messages()]
+    ids = [resting.id for resting in found]
+    # Ids begin with the time, so that a page has an end also when the message that it ends with is gone.
+    behind = ids.index(after) + 1 if after in ids else sum(each <= after for each in ids)
+    return found[behind : behind + limit]
 
 
 def requeue(broker: AmqpBroker, ids: Sequence[str]) -> int:

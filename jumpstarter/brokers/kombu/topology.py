@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 import kombu
@@ -49,7 +49,9 @@ class Topology:
         for name, value in (("queue_type", queue_type), ("delayed_queue_type", delayed_queue_type)):
             if value not in {"classic", "quorum"}:
                 raise ConfigurationError(f"{name} is classic or quorum, not {value!r}")
-        self._queues = queues if isinstance(queues, Mapping) else {queue.name: queue for queue in queues}
+        self._queues: Mapping[str, kombu.Queue] = (
+            queues if isinstance(queues, Mapping) else {queue.name: queue for queue in cast("Iterable[kombu.Queue]", queues)}
+        )
         self._queue_type = queue_type
         self._delayed_queue_type = delayed_queue_type
         self._prefix = f"{delayed_prefix}_" if delayed_prefix else ""
@@ -178,14 +180,15 @@ class Topology:
         """Exchange n looks at bit n of the routing key: 1 leads through queue n, where a message stays 2ⁿ seconds, 0 past it;
         both go on to exchange n - 1, and at last to that of delivery."""
         names = [self._level(number) for number in range(LEVELS)]
-        for number, name in enumerate(names):
+        delivery = self._prefix + DELIVERY
+        for name in names:
             declarer.exchange_declare(name, type="topic")
+        for number, name in enumerate(names):
             declarer.queue_declare(name, arguments=self._arguments_of_level(number))
             declarer.queue_bind(name, name, _looks_at(number, "1"))
-        for number in range(1, LEVELS):
-            declarer.exchange_bind(names[number - 1], names[number], _looks_at(number, "0"))
-        declarer.exchange_declare(self._prefix + DELIVERY, type="topic")
-        declarer.exchange_bind(self._prefix + DELIVERY, names[0], _looks_at(0, "0"))
+        declarer.exchange_declare(delivery, type="topic")
+        for number, name in enumerate(names):
+            declarer.exchange_bind(names[number - 1] if number else delivery, name, _looks_at(number, "0"))
 
     def _arguments_of_level(self, number: int) -> Mapping[str, Any]:
         arguments = {

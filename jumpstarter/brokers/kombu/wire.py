@@ -24,6 +24,7 @@ HEADER: Final = 2
 BODY: Final = 3
 HEARTBEAT: Final = 8
 END: Final = b"\xce"
+_KINDS: Final = frozenset({METHOD, HEADER, BODY, HEARTBEAT})
 
 # Methods as class << 16 | method.
 CONNECTION_CLOSE: Final = 10 << 16 | 50
@@ -542,10 +543,10 @@ class Reader:
             else:
                 kind, channel, size, number = unpack(raw, position)
             stop = position + 7 + size
-            if stop >= length:
+            if stop >= length and kind in _KINDS:
                 break
-            if raw[stop] != 206:
-                raise Undecodable("a frame from the server does not end as AMQP frames do")
+            if kind not in _KINDS or raw[stop] != 206:
+                raise Undecodable("these bytes from the server are no AMQP frame")
             if kind == METHOD:
                 if number in WITH_CONTENT:
                     self._partial[channel] = (_read_message(number, raw, position + 11), -1, [])
