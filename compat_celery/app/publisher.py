@@ -47,9 +47,10 @@ __all__ = (
 )
 
 #: Schemes whose URLs name a Jumpstarter broker; kombu knows some of them too, but other things by it.
-OUR_SCHEMES = frozenset({"memory", "sqlite", "redis", "rediss", "redis+socket", "unix"})
 EMBEDDED_SCHEMES = frozenset({"memory", "sqlite"})
-REDIS_SCHEMES = OUR_SCHEMES - EMBEDDED_SCHEMES
+REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "unix"})
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "librabbitmq"})
+OUR_SCHEMES = EMBEDDED_SCHEMES | REDIS_SCHEMES | AMQP_SCHEMES
 
 #: ``broker_transport_options`` of Kombu, by what our brokers call them. Others are Kombu's own business.
 REDIS_OPTIONS = {
@@ -60,11 +61,17 @@ REDIS_OPTIONS = {
     "exclusive": "exclusive",
 }
 SQLITE_OPTIONS = {"synchronous": "synchronous"}
+AMQP_OPTIONS = {"consumer_timeout": "consumer_timeout", "exclusive": "exclusive"}
+#: Of ``broker_transport_options``, what is for other transports, or decided here: every publish is confirmed.
+NOT_FOR_AMQP = frozenset({*REDIS_OPTIONS, *AMQP_OPTIONS, "confirm_publish"})
 
 #: At most so many messages and so many bytes of bodies are kept for one round trip of a bulk. Servers limit what one call may carry
 #: (Redis by default to 1 GB), and are busy with nothing else meanwhile: 25 ms for 10,000 small ones.
 BULK_LIMIT = 10_000
 BULK_BYTES = 32 << 20
+
+#: Celery's default of ``broker_heartbeat``. Told no other, our workers ask for the lease of their claims, a quarter of it.
+HEARTBEAT = 120
 
 #: Seconds for a publish where no setting says another number: Celery's default for making a connection.
 PUBLISH_TIMEOUT = 4.0
@@ -131,15 +138,18 @@ def broker_for(app: Celery, url: str | None = None, *, write: bool = False) -> B
     if broker is not None:
         return broker
     try:
-        opened = open_broker(url, **_options_for(app.conf, url))
+        opened = open_broker(url, **_options_for(app, url))
     except ConfigurationError as error:
         raise ImproperlyConfigured(f"the setting broker_url ({sanitize_url(url)}): {error}") from error
     # No lock, which a fork could leave locked: of two threads that come here together, both get the broker of the first.
     return app._brokers.setdefault(key, opened)
 
 
-def _options_for(conf: Any, url: str) -> dict[str, Any]:
+def _options_for(app: Celery, url: str) -> dict[str, Any]:
+    conf = app.conf
     scheme = url.partition("://")[0]
+    if scheme in AMQP_SCHEMES:
+        return _amqp_options(app)
     names = REDIS_OPTIONS if scheme in REDIS_SCHEMES else SQLITE_OPTIONS if scheme == "sqlite" else {}
     given = conf.broker_transport_options
     options = {ours: given[kombus] for kombus, ours in names.items() if given.get(kombus) is not None}
@@ -147,6 +157,24 @@ def _options_for(conf: Any, url: str) -> dict[str, Any]:
         options["timeout"] = float(given.get("socket_timeout") or conf.broker_connection_timeout or 4)
         if conf.broker_use_ssl:
             options["ssl"] = conf.broker_use_ssl
+    return options
+
+
+def _amqp_options(app: Celery) -> dict[str, Any]:
+    conf = app.conf
+    given = conf.broker_transport_options
+    options = {ours: given[kombus] for kombus, ours in AMQP_OPTIONS.items() if given.get(kombus) is not None}
+    options["queues"] = app.amqp.queues
+    options["queue_type"] = conf.task_create_missing_queue_type or "classic"
+    options["delayed_queue_type"] = conf.broker_native_delayed_delivery_queue_type or "quorum"
+    options["timeout"] = float(conf.broker_connection_timeout or 4)
+    if conf.broker_heartbeat != HEARTBEAT:
+        options["heartbeat"] = float(conf.broker_heartbeat or 0)
+    if conf.broker_use_ssl:
+        options["ssl"] = conf.broker_use_ssl
+    if conf.broker_login_method:
+        options["login_method"] = conf.broker_login_method
+    options["options"] = {name: value for name, value in given.items() if name not in NOT_FOR_AMQP}
     return options
 
 

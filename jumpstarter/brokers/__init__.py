@@ -3,6 +3,7 @@
 - ``memory``: one process; for tests and embedded workers.
 - ``sqlite``: one file for the processes of one machine; durable, nothing to install; the default.
 - ``redis``: many machines; Kombu's layout, so genuine Celery workers and clients share the queues.
+- ``kombu``: RabbitMQ (AMQP), natively, sharing its queues with genuine Celery; and every other transport of Kombu's.
 
 They do not know each other nor the results stores. Every one of them has to pass :mod:`jumpstarter.testing.broker_kit`.
 """
@@ -20,7 +21,8 @@ __all__ = ["open_broker"]
 def open_broker(url: str, **options: Any) -> Broker:
     """The broker at the URL. Connects at first use.
 
-    :param url: ``memory://name``, ``sqlite:///file.db``, ``redis://host:port/db``, ``rediss://…`` or ``redis+socket:///path``.
+    :param url: ``memory://name``, ``sqlite:///file.db``, ``redis://host:port/db``, ``rediss://…``, ``redis+socket:///path``,
+        ``amqp://user:password@host:port/vhost`` or ``amqps://…``.
     :param options: keyword options of the broker's class.
     :raises ConfigurationError: no broker has that scheme, or the URL cannot be used.
     """
@@ -37,8 +39,12 @@ def open_broker(url: str, **options: Any) -> Broker:
             from jumpstarter.brokers.redis import RedisBroker  # noqa: PLC0415
 
             return RedisBroker(url, **options)
+        case "amqp" | "amqps" | "pyamqp" | "librabbitmq":
+            from jumpstarter.brokers.kombu import AmqpBroker  # noqa: PLC0415
+
+            return AmqpBroker(url, **options)
         case scheme:
             raise ConfigurationError(
                 f"no broker has the scheme {scheme!r}. There are: memory://name, sqlite:///file.db, redis://host:port/db, "
-                "rediss://host:port/db, redis+socket:///path."
+                "rediss://host:port/db, redis+socket:///path, amqp://host:port/vhost, amqps://host:port/vhost."
             )

@@ -14,12 +14,15 @@ What the kit asks for, each a fixture or method that you may override:
 ``broker_factory``   fixture, required: a callable that opens one more broker on the same server, empty at the start of each test.
                      Takes ``timeout=`` (seconds) where ``stalled`` is offered; has to work in forked children where ``durable``.
 ``clock``            fixture: a :class:`ManualClock` by default. A server that has its own clock gives an object whose ``advance``
-                     lets time pass there (by shifting what is stored) and whose ``now`` and ``monotonic`` agree with it.
+                     lets time pass there (by shifting what is stored) and whose ``now`` and ``monotonic`` agree with it. Where that
+                     is impossible, ``advance`` skips the test, with the reason.
 ``results_factory``  fixture: opens results on the same server (``server`` must be equal), or None when there are none.
 ``durable``          attribute: several processes share the server. True by default.
 ``inject``           method: puts bytes that are no message into a queue. Without it, those tests are skipped.
 ``stalled``          context manager: while it is open the server answers nobody. Without it, those tests are skipped.
 ``wake_within``      attribute: seconds, the slowest median from a publish in one process to the end of a wait in another.
+``cannot``           attribute: promises that this transport cannot keep, as {name of the test: why}. Those tests are skipped, and
+                     pytest's summary of skipped tests (``-rs``) lists them with their reasons.
 ===================  ========================================================================================================
 
 :mod:`jumpstarter.testing.broker_model` tests long random stories on the same fixtures. Needs pytest.
@@ -36,9 +39,9 @@ import statistics
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import pytest
 
@@ -182,6 +185,17 @@ class BrokerKit:
 
     durable = True
     wake_within = 0.05
+    cannot: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        for name in cls.cannot:
+            assert callable(getattr(cls, name, None)), f"{cls.__name__}.cannot names {name!r}, which is no test"
+
+    @pytest.fixture(autouse=True)
+    def _can_keep_this_promise(self, request: pytest.FixtureRequest) -> None:
+        name = request.function.__name__
+        if why := self.cannot.get(name):
+            pytest.skip(f"{type(self).__name__} cannot promise {name.removeprefix('test_')!r}: {why}")
 
     # What a broker's own tests give
 
@@ -249,7 +263,7 @@ class BrokerKit:
         sent = Envelope(
             queue="q",
             body=b'[[1, "\xc3\xa4"], {}, {}]',
-            headers={"id": "7", "task": "shop.send", "nested": {"list": [1, None, True, 0.5, "ä\u2028"]}, "big": 2**70},
+            headers={"id": "7", "task": "shop.send", "nested": {"list": [1, None, True, 0.5, "ä\u2028"]}, "big": -(2**60)},
             properties={"correlation_id": "7", "reply_to": "me", "delivery_mode": 2, "expiration": "1000"},
             content_type="application/x-yaml",
             content_encoding="binary",
@@ -271,6 +285,12 @@ class BrokerKit:
         assert (got.envelope.content_type, got.envelope.content_encoding) == (sent.content_type, sent.content_encoding)
         assert (got.envelope.exchange, got.envelope.routing_key) == (sent.exchange, sent.routing_key)
         assert got.envelope.priority == sent.priority
+
+    def test_a_header_may_be_an_integer_of_any_size(self, broker: Broker) -> None:
+        broker.publish([envelope(headers={"big": 2**70})])
+        got = self.claim_one(broker).envelope
+        assert got is not None
+        assert got.headers["big"] == 2**70
 
     def test_an_empty_routing_key_becomes_the_queues_name(self, broker: Broker) -> None:
         broker.publish([envelope()])

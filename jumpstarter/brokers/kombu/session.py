@@ -1,0 +1,720 @@
+"""A session: all that one incarnation holds on an AMQP server. Comes from: the broker. Goes to: a link.
+
+One connection with one channel, replaced as a whole when anything about it breaks: what it held then belongs to the server again,
+and every tag of it settles to False. The connection is the lease: the server gives back what a silent one held.
+
+**Transactions.** The channel is in AMQP's tx mode: what a settlement publishes and its acks become effective together, or not at
+all when the connection is gone. That is the fence; on an own connection, a worker that wakes up late would publish the next step
+of a chain whose message somebody else has by now.
+
+**Fetching.** A claim asks for as many messages as it may take (``basic.get``, many in one write), so that nothing is held that
+nobody wants. Idle queues are *watched*: a consumer with a prefetch of 1 brings the first message of each. Where claims of 16 and
+more keep coming back full, the queue is *streamed*: a consumer with a prefetch as large as the claims, which costs the server half
+as much on classic queues and a tenth on quorum queues (a get is a round of Raft there). What was pushed and not claimed within
+0.3 s goes back, and the consumers are cancelled until the next claim.
+
+**Counting.** The server only says that a message may have been delivered before. So a message that comes redelivered is not handed
+out: a copy with a grown count takes its place (at the end of the queue), and the original is acked. What goes back unstarted is
+sent as a copy as well, with the same count, because the server would mark it as redelivered. A message whose process may have died
+of it is *suspect*: no other suspect is handed out for 0.3 s or until it is settled, so that those beside it are not counted again
+and again when it kills the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from jumpstarter.brokers.kombu import message as messages
+from jumpstarter.brokers.kombu import wire
+from jumpstarter.brokers.kombu.link import WORK, Declarer, Link
+from jumpstarter.brokers.kombu.topology import LONGEST_DELAY, QUARANTINE
+from jumpstarter.errors import BrokerUnavailable
+from jumpstarter.jobs import Ack, Acked, Action, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
+
+if TYPE_CHECKING:
+    from jumpstarter.brokers.kombu.broker import AmqpBroker
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which what nobody claims goes back, and that a suspect has to itself.
+PATIENCE: Final = 0.3
+#: Messages to ask a queue for before anything is known of it; an answer says how many are left.
+FIRST: Final = 4
+#: At most so many gets in a round trip.
+MOST: Final = 512
+#: Claims of at least so many that come back full, twice within a second, begin a stream.
+STREAM_FROM: Final = 16
+#: Claims of less end it.
+STREAM_UNTIL: Final = 4
+#: The server's limit of a prefetch count is 65,535.
+WIDEST: Final = 5000
+#: Seconds without a word from the server after which an ack is waited for: the connection may be gone.
+FRESH: Final = 1.0
+#: Seconds that a copy has to wait in a lease queue for its session, before it goes back to where it came from.
+LEASE_TTL: Final = 10
+#: More empty queues than this are looked at before they are asked.
+FEW: Final = 4
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """An unacked message.
+
+    :ivar number: the delivery tag; changes when the claim is refreshed.
+    :ivar since: monotonic seconds of its delivery.
+    :ivar tag: under which it was handed out, or empty.
+    :ivar count: deliveries without an outcome before this one.
+    """
+
+    message: wire.Message
+    queue: str
+    number: int
+    since: float
+    tag: str = ""
+    count: int = 0
+    epoch: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Publish:
+    """A publish inside a transaction. ``queue`` is where it is meant to arrive, in case that it does not."""
+
+    exchange: str
+    routing_key: str
+    queue: str
+    properties: bytes
+    body: bytes
+
+
+class Session:
+    """What one incarnation holds. Thread-safe. Has a thread of its own, which keeps the connection alive while jobs run.
+
+    :param lease: seconds; the connection's heartbeat, unless the broker was given one.
+    :raises BrokerUnavailable: the server cannot be reached.
+    """
+
+    def __init__(self, broker: AmqpBroker, incarnation: str, lease: float) -> None:
+        self._broker = broker
+        self._topology = broker.topology
+        self.incarnation = incarnation
+        self._name = f"{incarnation}.{uuid.uuid4().hex[:8]}"
+        self._serial = itertools.count(1)
+        # Of the unacked messages, in the order of their delivery; and of those that were handed out.
+        self._unacked: dict[int, Claim] = {}
+        self.held: dict[str, Claim] = {}
+        self._arrived: deque[Claim] = deque()
+        self._redelivered: list[Claim] = []
+        self._asked: deque[str] = deque()
+        self._consumers: dict[str, str] = {}
+        self._watched: dict[str, str] = {}
+        self._streamed: set[str] = set()
+        self._cancelling: set[str] = set()
+        self._dry: set[str] = set()
+        self._left: dict[str, int] = {}
+        self._full: list[float] = []
+        self._suspect: Claim | None = None
+        self._suspect_until = 0.0
+        self._turn = 0
+        self._commits = self._committed = 0
+        self._sent: dict[int, Sequence[_Publish]] = {}
+        self._returned: list[tuple[int, wire.Message]] = []
+        self._doubtful: dict[str, int] = {}
+        self._closing = False
+        self._lease_queue = f"jumpstarter.lease.{self._name}"
+        self._refreshing = threading.Lock()
+        self._claiming = threading.Lock()
+        self._called = time.monotonic()
+        heartbeat = broker.heartbeat if broker.heartbeat is not None else max(1.0, lease)
+        self.link = Link(
+            broker.address,
+            timeout=broker.timeout,
+            heartbeat=heartbeat,
+            on_message=self._on_message,
+            on_method=self._on_method,
+            on_failure=self._on_failure,
+        )
+        self.link.call(WORK, [wire.method(WORK, wire.TX_SELECT)], wire.TX_SELECT_OK)
+
+    # What arrives; under the link's lock
+
+    def _on_message(self, message: wire.Message) -> None:
+        if message.kind == wire.BASIC_RETURN:
+            self._returned.append((self._committed + 1, message))
+            return
+        if message.kind == wire.BASIC_GET_OK:
+            queue = self._asked.popleft()
+            if queue == self._lease_queue:
+                self._refreshed(message)
+                return
+            self._left[queue] = message.left
+        else:
+            queue = self._consumers[message.consumer]
+            self._dry.discard(queue)
+        claim = Claim(message, queue, message.tag, time.monotonic())
+        self._unacked[message.tag] = claim
+        if message.redelivered:
+            self._redelivered.append(claim)
+        else:
+            self._arrived.append(claim)
+
+    def _on_method(self, number: int, arguments: bytes) -> None:
+        match number:
+            case wire.BASIC_GET_EMPTY:
+                queue = self._asked.popleft()
+                self._dry.add(queue)
+                self._left[queue] = 0
+            case wire.TX_COMMIT_OK:
+                self._committed += 1
+            case wire.BASIC_CANCEL_OK:
+                consumer = wire.read_consumer(arguments)
+                self._cancelling.discard(consumer)
+                self._consumers.pop(consumer, None)
+            case wire.BASIC_CANCEL:
+                queue = self._consumers.get(wire.read_consumer(arguments), "?")
+                why = f"the server has cancelled the consumer of queue {queue!r} (was the queue deleted?)"
+                self.link.fail(BrokerUnavailable(self._broker.url, why))
+
+    def _on_failure(self) -> None:
+        if "partial tx completion" in str(self.link.failure):
+            # A queue refused what it was sent (it is full), when the acks of the same transaction were done already.
+            for one in self._sent.get(self._committed + 1, ()):
+                self._broker.send_again(one.queue, one.properties, one.body)
+        held = len(self.held)
+        self.held.clear()
+        self._unacked.clear()
+        self._arrived.clear()
+        self._redelivered.clear()
+        if held and not self._closing:
+            log.warning("%d claimed message(s) went back to their queues: %s", held, self.link.failure)
+
+    # Claiming
+
+    @property
+    def is_broken(self) -> bool:
+        """It is of no use any more: everything that it held belongs to the server."""
+        return self.link.failure is not None
+
+    def claim(self, queues: Sequence[str], limit: int) -> list[Delivery]:
+        """See :meth:`jumpstarter.abc.broker.Broker.claim`."""
+        deadline = time.monotonic() + self._broker.timeout
+        with self._claiming:
+            try:
+                for queue in queues:
+                    self._topology.ensure_consumed(self.link, queue)
+                return self._claim(queues, limit, deadline)
+            finally:
+                self._called = time.monotonic()
+
+    def _claim(self, queues: Sequence[str], limit: int, deadline: float) -> list[Delivery]:
+        self.link.look()
+        if self._is_suspect_young():
+            return []
+        self._recount(deadline)
+        taken: list[Claim] = []
+        try:
+            self._collect(queues, limit, taken, deadline)
+            deliveries = self._hand_out(taken, deadline)
+        except BrokerUnavailable:
+            # For the next claim, or back to their queues when there is none.
+            with self.link.cond:
+                self._arrived.extendleft(claim for claim in reversed(taken) if claim.number in self._unacked)
+            raise
+        if len(deliveries) == limit >= STREAM_FROM:
+            self._consider_streams(queues, limit)
+        return deliveries
+
+    def _collect(self, queues: Sequence[str], limit: int, taken: list[Claim], deadline: float) -> None:
+        wanted = frozenset(queues)
+        streamed = self._streamed & wanted
+        if not streamed:
+            taken += self._take(wanted, limit)
+            self._fetch(queues, limit, taken, deadline)
+            return
+        # Streams would take all the room: others are asked for a half of it first.
+        others = [queue for queue in queues if queue not in streamed]
+        if others:
+            self._fetch(others, max(1, limit // 2), taken, deadline)
+        taken += self._take(wanted, limit - len(taken))
+        if limit < STREAM_UNTIL:
+            self._quieten(deadline)
+
+    def _fetch(self, queues: Sequence[str], limit: int, taken: list[Claim], deadline: float) -> None:
+        """Ask for what is missing, until there is no more."""
+        self._turn += 1
+        first = self._turn % len(queues)
+        active = [queue for queue in (*queues[first:], *queues[:first]) if not (queue in self._dry and queue in self._watched)]
+        wanted = frozenset(queues)
+        while active and len(taken) < limit:
+            missing = limit - len(taken)
+            if len(active) > max(missing, FEW):
+                counts = Declarer(self.link).counts(active)
+                active = [queue for queue, count in zip(active, counts, strict=True) if count]
+                if not active:
+                    break
+            self._dry.difference_update(active)
+            self._ask(self._shares(active, missing), deadline)
+            if self._recount(deadline):
+                self._dry.clear()
+            taken += self._take(wanted, missing)
+            active = [queue for queue in active if queue not in self._dry]
+
+    def _shares(self, queues: Sequence[str], missing: int) -> list[tuple[str, int]]:
+        """How many messages to ask which queue for."""
+        share, rest = divmod(min(missing, MOST), len(queues))
+        shares = [(queue, share + (number < rest)) for number, queue in enumerate(queues)]
+        return [(queue, min(most, max(FIRST, self._left.get(queue, 0)))) for queue, most in shares if most]
+
+    def _ask(self, shares: Iterable[tuple[str, int]], deadline: float) -> None:
+        frames = []
+        with self.link.cond:
+            for queue, number in shares:
+                frames.append(wire.get(WORK, queue) * number)
+                self._asked.extend([queue] * number)
+            self.link.send(*frames)
+        self._await(lambda: not self._asked, deadline)
+
+    def _take(self, queues: Collection[str], limit: int) -> list[Claim]:
+        """What has arrived from these queues, in its order."""
+        with self.link.cond:
+            taken: list[Claim] = []
+            kept: deque[Claim] = deque()
+            while self._arrived and len(taken) < limit:
+                claim = self._arrived.popleft()
+                (taken if claim.queue in queues else kept).append(claim)
+            self._arrived.extendleft(reversed(kept))
+            return taken
+
+    def _is_suspect_young(self) -> bool:
+        suspect = self._suspect
+        if suspect is None:
+            return False
+        if suspect.tag in self.held and time.monotonic() < self._suspect_until:
+            return True
+        self._suspect = None
+        return False
+
+    def _hand_out(self, claims: Sequence[Claim], deadline: float) -> list[Delivery]:
+        epoch = self._broker.next_epoch()
+        soon = time.time() + 1
+        chosen: list[tuple[Claim, Delivery]] = []
+        others: list[Claim] = []
+        later: list[tuple[Claim, float]] = []
+        suspect: Claim | None = None
+        for claim in claims:
+            tag = f"{self._name}.{next(self._serial)}"
+            delivery, is_suspect = messages.delivery_of(claim.message, claim.queue, tag, epoch)
+            claim.count = delivery.attempt - 1
+            due = delivery.envelope.due if delivery.envelope is not None else None
+            if due is not None and due > soon:
+                later.append((claim, due))
+            elif is_suspect and suspect is not None:
+                others.append(claim)
+            else:
+                suspect = claim if is_suspect else suspect
+                chosen.append((claim, delivery))
+        if suspect is not None or later:
+            self._put_aside(others, later, deadline)
+        with self.link.cond:
+            if self.link.failure is not None:
+                raise self.link.failure
+            for claim, delivery in chosen:
+                claim.tag, claim.epoch = delivery.tag, epoch
+                self.held[delivery.tag] = claim
+            if suspect is not None:
+                self._suspect, self._suspect_until = suspect, time.monotonic() + PATIENCE
+        return [delivery for _, delivery in chosen]
+
+    def _put_aside(self, others: Sequence[Claim], later: Sequence[tuple[Claim, float]], deadline: float) -> None:
+        """Beside a suspect nothing is kept that was not handed out; and what is not due yet goes on waiting."""
+        claims = [*others, *(claim for claim, _ in later)]
+        copies = [*map(self._copy, others), *(self._copy_later(claim, due) for claim, due in later)]
+        if claims:
+            self._transact(copies, [claim.number for claim in claims], deadline)
+        self._quieten(deadline)
+
+    def _take_all(self) -> list[Claim]:
+        with self.link.cond:
+            claims = list(self._arrived)
+            self._arrived.clear()
+            return claims
+
+    # Redelivered messages, and what goes back
+
+    def _recount(self, deadline: float) -> int:
+        """Send copies with grown counts in the place of messages that came redelivered; how many."""
+        with self.link.cond:
+            claims, self._redelivered = self._redelivered, []
+        if claims:
+            log.info("%d message(s) were delivered before without an outcome", len(claims))
+            copies = [self._copy(claim, grown=1, is_suspect=True) for claim in claims]
+            self._transact(copies, [claim.number for claim in claims], deadline)
+        return len(claims)
+
+    def _give_back(self, claims: Sequence[Claim], deadline: float) -> None:
+        """Send copies in the place of messages that were not started."""
+        if claims:
+            self._transact([self._copy(claim) for claim in claims], [claim.number for claim in claims], deadline)
+
+    def _copy(self, claim: Claim, *, grown: int = 0, is_suspect: bool = False) -> _Publish:
+        """A publish of the message to its own queue; ``grown``: deliveries to add to its count."""
+        changes: dict[str, int | bool | None] = {}
+        if grown:
+            count = claim.count if claim.tag else messages.count_of(claim.message)
+            changes = {messages.DELIVERIES: count + grown, messages.SUSPECT: is_suspect or None}
+        properties = messages.copied(claim.message, changes)
+        return _Publish("", claim.queue, claim.queue, properties, claim.message.body)
+
+    def _copy_later(self, claim: Claim, due: float) -> _Publish:
+        """A publish of the message that reaches its queue when it is due."""
+        seconds = due - time.time()
+        exchange, routing_key = self._topology.delay(self.link, claim.queue, seconds)
+        properties = messages.copied(claim.message, {messages.DUE: float(due) if seconds > LONGEST_DELAY else None})
+        return _Publish(exchange, routing_key, claim.queue, properties, claim.message.body)
+
+    def _transact(self, publishes: Sequence[_Publish], acked: Sequence[int], deadline: float) -> None:
+        """Publish and ack, both or neither, and wait until it is done."""
+        with self.link.cond:
+            ticket = self._commit(publishes, [self._forget(number) for number in acked])
+        self._await(lambda: self._committed >= ticket, deadline)
+        self._after_commit(ticket)
+
+    def _forget(self, number: int) -> bytes:
+        self._unacked.pop(number, None)
+        return wire.ack(WORK, number)
+
+    def _commit(self, publishes: Sequence[_Publish], acks: Sequence[bytes]) -> int:
+        """Send the publishes, the acks and a commit; its number. Under the link's lock, so that numbers are in the order of
+        sending."""
+        frame_max = self.link.frame_max
+        frames = []
+        for one in publishes:
+            frames.append(wire.publish(WORK, one.exchange, one.routing_key))
+            frames.append(wire.content(WORK, one.properties, one.body, frame_max))
+        self.link.send(*frames, *acks, wire.commit(WORK))
+        self._commits += 1
+        if publishes:
+            self._sent[self._commits] = publishes
+        return self._commits
+
+    def _await(self, done: Callable[[], bool], deadline: float) -> None:
+        if not self.link.pump(done, deadline):
+            raise BrokerUnavailable(self._broker.url, self.link.why_late())
+
+    def _after_commit(self, ticket: int) -> None:
+        """See to messages that no queue took, though the transaction went through: their queue was deleted a moment ago."""
+        sent = self._sent.pop(ticket, ())
+        if not self._returned:
+            return
+        with self.link.cond:
+            mine = [message for number, message in self._returned if number == ticket]
+            self._returned = [(number, message) for number, message in self._returned if number != ticket]
+        queues = {(one.exchange, one.routing_key): one.queue for one in sent}
+        for message in mine:
+            queue = queues.get((message.exchange, message.routing_key), message.routing_key)
+            self._broker.send_again(queue, message.properties, message.body)
+
+    # Waiting
+
+    def wait(self, queues: Sequence[str], timeout: float, is_woken: Callable[[], bool]) -> bool:
+        """Return when something has arrived (True), somebody woke us, or the time is over."""
+        deadline = time.monotonic() + timeout
+        with self._claiming:
+            try:
+                if self._is_suspect_young():
+                    until = min(deadline, self._suspect_until)
+                    self.link.pump(lambda: is_woken() or not self._is_suspect_young(), until)
+                    return not is_woken()
+                self._watch([queue for queue in queues if queue not in self._watched])
+                self.link.pump(lambda: is_woken() or self.has_arrived(queues), deadline)
+                return self.has_arrived(queues) and not is_woken()
+            finally:
+                self._called = time.monotonic()
+
+    def has_arrived(self, queues: Sequence[str]) -> bool:
+        """Whether a claim from these queues would find something."""
+        return bool(self._redelivered) or any(claim.queue in queues for claim in self._arrived)
+
+    def _watch(self, queues: Sequence[str], prefetch: int = 1) -> None:
+        """Start consumers."""
+        if not queues:
+            return
+        frames = [wire.qos(WORK, prefetch)]
+        for queue in queues:
+            self._topology.ensure_consumed(self.link, queue)
+        with self.link.cond:
+            for queue in queues:
+                consumer = f"{self._name}.{next(self._serial)}"
+                self._consumers[consumer] = queue
+                self._watched[queue] = consumer
+                frames.append(wire.consume(WORK, queue, consumer))
+            self.link.send(*frames)
+        self._broker.stir()
+
+    def _consider_streams(self, queues: Sequence[str], limit: int) -> None:
+        """Where claims keep coming back full, let the server push."""
+        now = time.monotonic()
+        self._full = [*(at for at in self._full if now - at < 1.0), now]
+        if len(self._full) < 2 or self._suspect is not None:
+            return
+        hot = [queue for queue in queues if queue not in self._streamed and self._left.get(queue, 0) > limit]
+        if hot:
+            self._cancel([queue for queue in hot if queue in self._watched])
+            self._watch(hot, prefetch=min(WIDEST, -(-limit // len(hot))))
+            self._streamed.update(hot)
+
+    def _cancel(self, queues: Sequence[str]) -> None:
+        """End consumers. What they brought until then counts as arrived."""
+        with self.link.cond:
+            consumers = [self._watched.pop(queue) for queue in queues]
+            self._cancelling.update(consumers)
+            self._streamed.difference_update(queues)
+            self._dry.difference_update(queues)
+            if consumers:
+                self.link.send(*(wire.cancel(WORK, consumer) for consumer in consumers))
+
+    def _quieten(self, deadline: float) -> None:
+        """End all consumers, and give back what nobody claimed."""
+        self._cancel(list(self._watched))
+        self._full.clear()
+        self._await(lambda: not self._cancelling, deadline)
+        self._recount(deadline)
+        self._give_back(self._take_all(), deadline)
+
+    # Settling
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """See :meth:`jumpstarter.abc.broker.Broker.settle`."""
+        deadline = time.monotonic() + self._broker.timeout
+        done = self._recall(settlements, deadline)
+        todo: dict[str, tuple[Claim, Settlement]] = {}
+        verdicts = []
+        for settlement in settlements:
+            tag = settlement.delivery.tag
+            claim = self.held.get(tag)
+            is_new = claim is not None and tag not in todo
+            if claim is not None and is_new:
+                todo[tag] = (claim, settlement)
+            verdicts.append(is_new or tag in done)
+        if any(not claim.number for claim, _ in todo.values()):
+            self._await(lambda: all(claim.number or claim.tag not in self.held for claim, _ in todo.values()), deadline)
+            return self.settle(settlements)
+        if todo:
+            self._settle(todo, deadline)
+        return verdicts
+
+    def _recall(self, settlements: Sequence[Settlement], deadline: float) -> set[str]:
+        """The tags among these that an earlier call settled without hearing of it."""
+        doubtful = {one.delivery.tag: self._doubtful[one.delivery.tag] for one in settlements if one.delivery.tag in self._doubtful}
+        if doubtful:
+            last = max(doubtful.values())
+            self._await(lambda: self._committed >= last, deadline)
+            for tag, ticket in doubtful.items():
+                self._doubtful.pop(tag, None)
+                self._after_commit(ticket)
+        return set(doubtful)
+
+    def _settle(self, todo: Mapping[str, tuple[Claim, Settlement]], deadline: float) -> None:
+        # All is encoded before anything is sent: what cannot be encoded fails here, and nothing is done.
+        publishes: list[_Publish] = []
+        rejected: list[int] = []
+        acked: list[int] = []
+        for claim, settlement in todo.values():
+            publishes += [self._publish(envelope) for envelope in settlement.publish]
+            copies = self._act(settlement.action, claim)
+            if copies is None:
+                rejected.append(claim.number)
+            else:
+                publishes += copies
+                acked.append(claim.number)
+        if publishes and self.link.blocked:
+            self._await(lambda: not self.link.blocked, deadline)
+        with self.link.cond:
+            if self.link.failure is not None:
+                raise self.link.failure
+            acks = self._acks(acked)
+            for number in rejected:
+                self._unacked.pop(number, None)
+                acks.append(wire.reject(WORK, number))
+            ticket = self._commit(publishes, acks)
+            for tag in todo:
+                del self.held[tag]
+        # An ack alone is not waited for, as long as the server was just heard: where it gets lost the connection is lost with it,
+        # and the message comes again.
+        if publishes or rejected or time.monotonic() - self.link.heard > FRESH:
+            self._await_settled(ticket, todo, deadline)
+
+    def _await_settled(self, ticket: int, tags: Iterable[str], deadline: float) -> None:
+        try:
+            self._await(lambda: self._committed >= ticket, deadline)
+        except BrokerUnavailable:
+            if not self.is_broken:
+                self._doubtful.update(dict.fromkeys(tags, ticket))
+            raise
+        self._after_commit(ticket)
+
+    def _publish(self, envelope: Envelope) -> _Publish:
+        properties, (exchange, routing_key) = self._broker.prepare(self.link, envelope)
+        return _Publish(exchange, routing_key, envelope.queue, properties, envelope.body)
+
+    def _act(self, action: Action, claim: Claim) -> list[_Publish] | None:
+        """What is published in the place of the message; None to reject it."""
+        match action:
+            case Return():
+                return [self._copy(claim)]
+            case Requeue():
+                return [self._copy(claim, grown=1)]
+            case Park(due):
+                return [self._copy_later(claim, due) if due > time.time() else self._copy(claim)]
+            case Quarantine(reason, evidence):
+                if self._topology.has_dead_letters(claim.queue):
+                    return None
+                self._topology.ensure_quarantine(self.link)
+                properties = messages.resting(claim.message, claim.queue, reason, evidence, claim.count + 1)
+                return [_Publish("", QUARANTINE, QUARANTINE, properties, claim.message.body)]
+            case Ack() | Acked():
+                return []
+
+    def _acks(self, numbers: list[int]) -> list[bytes]:
+        """Acks of these: as many as possible in one. Under the link's lock."""
+        unacked, wanted = self._unacked, set(numbers)
+        last = 0
+        for number in unacked:
+            if number not in wanted:
+                break
+            last = number
+        together = [number for number in numbers if number <= last]
+        for number in numbers:
+            unacked.pop(number, None)
+        frames = [wire.ack(WORK, last, multiple=len(together) > 1)] if last else []
+        return frames + [wire.ack(WORK, number) for number in numbers if number > last]
+
+    # Ends
+
+    def release(self, keep: Iterable[str], *, counted: bool) -> int:
+        """Return what is held, but for the tags to keep; how many."""
+        kept = set(keep)
+        deadline = time.monotonic() + self._broker.timeout
+        with self._claiming:
+            self._quieten(deadline)
+            with self.link.cond:
+                gone = [claim for tag, claim in self.held.items() if tag not in kept]
+                for claim in gone:
+                    del self.held[claim.tag]
+            copies = [self._copy(claim, grown=int(counted)) for claim in gone]
+            self._transact(copies, [claim.number for claim in gone], deadline)
+            return len(gone)
+
+    def close(self) -> None:
+        """Give back what was pushed and not claimed, if that goes quickly, and hang up. What is held goes back by itself."""
+        self._closing = True
+        if not self.is_broken:
+            with contextlib.suppress(BrokerUnavailable):
+                self._quieten(time.monotonic() + min(1.0, self._broker.timeout))
+        self.link.close()
+
+    # Upkeep, by the broker's keeper
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether the server may push something."""
+        return bool(self._watched or self._arrived or self._redelivered)
+
+    @property
+    def patience(self) -> float:
+        """Seconds until the next :meth:`keep`, at most."""
+        return min(each for each in (self.link.heartbeat / 4, self._broker.consumer_timeout / 12, 60.0) if each)
+
+    def keep(self) -> None:
+        """Once in a while: a sign of life, claims are refreshed, and back goes what nobody claims.
+
+        :raises BrokerUnavailable: the connection is gone.
+        """
+        self.link.look()
+        self.link.beat()
+        self._refresh()
+        if self.is_watching and time.monotonic() - self._called > PATIENCE and self._claiming.acquire(blocking=False):
+            try:
+                self._quieten(time.monotonic() + self._broker.timeout)
+            finally:
+                self._claiming.release()
+
+    # Claims that would become too old for the server
+
+    def _refresh(self) -> None:
+        """Claim anew what has been held for a third of the server's ``consumer_timeout``.
+
+        In the place of the message, a copy is sent to a queue of this session's own and got from there at once. Should the
+        connection end in the meantime or later, the copy expires there, and dead-lettering takes it back to where it came from,
+        with a grown count. That queue outlives the session by no more than it takes.
+        """
+        every = self._broker.consumer_timeout / 3
+        now = time.monotonic()
+        with self.link.cond:
+            first = next(iter(self._unacked.values()), None)
+            if not every or first is None or now - first.since < every:
+                return
+        with self._refreshing:
+            self._declare_lease_queue()
+            with self.link.cond:
+                old = [claim for claim in self.held.values() if claim.number and now - claim.since >= every]
+                acks = [self._forget(claim.number) for claim in old]
+                ticket = self._commit([self._leased(claim) for claim in old], acks)
+                for claim in old:
+                    claim.number = 0
+            deadline = time.monotonic() + self._broker.timeout
+            self._await(lambda: self._committed >= ticket, deadline)
+            self._after_commit(ticket)
+            self._ask([(self._lease_queue, len(old))], deadline)
+            with self.link.cond:
+                for claim in old:
+                    if not claim.number:
+                        log.warning("A claim in queue %r ended while it was refreshed: this process was stopped.", claim.queue)
+                        self.held.pop(claim.tag, None)
+
+    def _declare_lease_queue(self) -> None:
+        name = self._lease_queue
+        if name in self.link.declared:
+            return
+        declarer = Declarer(self.link)
+        # Through an exchange, so that the routing key stays free to say where the copy has to go in the end.
+        declarer.exchange_declare(name, type="fanout", auto_delete=True)
+        arguments = {
+            "x-message-ttl": LEASE_TTL * 1000,
+            "x-dead-letter-exchange": "",
+            # Longer than from one refresh to the next: an expired queue takes along what is claimed from it.
+            "x-expires": int(1000 * (LEASE_TTL + 2 * self._broker.consumer_timeout)),
+        }
+        declarer.queue_declare(name, arguments=arguments)
+        declarer.queue_bind(name, name)
+        self.link.declared.add(name)
+
+    def _leased(self, claim: Claim) -> _Publish:
+        changes = {messages.DELIVERIES: claim.count + 1, messages.SUSPECT: True, messages.LEASED: claim.tag}
+        properties = messages.copied(claim.message, changes)
+        return _Publish(self._lease_queue, claim.queue, claim.queue, properties, claim.message.body)
+
+    def _refreshed(self, message: wire.Message) -> None:
+        claim = self.held.get(messages.leased_as(message))
+        if claim is None:
+            self._unacked[message.tag] = Claim(message, self._lease_queue, message.tag, time.monotonic())
+            return
+        claim.number, claim.since = message.tag, time.monotonic()
+        self._unacked[message.tag] = claim
+
+    def deliveries(self) -> list[Delivery]:
+        """What was handed out and is not settled."""
+        with self.link.cond:
+            claims = list(self.held.values())
+        return [self._delivery(claim) for claim in claims]
+
+    def _delivery(self, claim: Claim) -> Delivery:
+        return messages.delivery_of(claim.message, claim.queue, claim.tag, claim.epoch)[0]
