@@ -25,6 +25,8 @@ APP = Path(__file__).parent / "app"
 #: Seconds for which nothing may happen before a run counts as over, beyond the lease: a claim that somebody still holds would be
 #: given away by then.
 _REST = 1.0
+#: Seconds that a program may take to start: many of them start at a time, and none of that is what is tried here.
+_START = 90.0
 
 
 @dataclass(slots=True, eq=False)
@@ -144,7 +146,7 @@ class Fleet:
     def wait_ready(self, nodes: Iterable[Node]) -> None:
         """Return when all of them have said that they are."""
         for node in nodes:
-            node.program.wait_for(" ready.", within=40)
+            node.program.wait_for(" ready.", within=_START)
 
     def publisher(self, plan: Mapping[str, Any], **more: str) -> Program:
         """Start a process that publishes by the plan; see app/producer.py."""
@@ -156,7 +158,7 @@ class Fleet:
     def publish(self, *items: Sequence[Any]) -> None:
         """Publish these (kind, value) in a process of its own and wait for its end."""
         program = self.publisher({"kind": "once", "list": [list(item) for item in items]})
-        assert program.wait(within=40) == 0, program.text()[-2000:]
+        assert program.wait(within=_START) == 0, program.text()[-2000:]
 
     # Faults
 
