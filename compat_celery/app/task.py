@@ -131,7 +131,11 @@ class Context:
             self._tell_limits()
         if self.headers is None:
             custom = fields.keys() - _OWN_HEADERS
-            self.headers = {name: value for name, value in fields.items() if name in custom} if custom else None
+            headers = {}
+            for name in fields if custom else ():  # in their order; a loop, as this is on the way of every traced message
+                if name in custom:
+                    headers[name] = fields[name]
+            self.headers = headers or None
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set attributes, as ``dict.update`` sets items."""

@@ -100,6 +100,7 @@ class _Lists(Getter[dict[str, list[str]]]):
 
 
 _LISTS = _Lists()
+_MOST_KEPT = 4096  # contexts: more than a child may hold messages
 _NO_CONTEXT = Context()
 
 
@@ -224,6 +225,9 @@ class Live:
         self.tracer = tracer
         self.instruments = _Instruments(meter) if meter is not None else None
         self._has_complained = False
+        #: Contexts of messages that were received, by the identity of their headers (which are kept beside, so that it stays
+        #: theirs): each is needed when its message is received, processed and settled, and to find it takes longer than all else.
+        self._contexts: dict[int, tuple[Headers, Context]] = {}
 
     @classmethod
     def from_providers(cls) -> Live | None:
@@ -245,22 +249,26 @@ class Live:
     def extract(self, headers: Headers) -> Context:
         """The context in message headers; empty when there is none or it cannot be read."""
         fields: dict[str, list[str]] = {}
-        for name, value in headers.items():  # headers may hold anything: only text can be a context
-            if isinstance(value, str):
-                fields[name] = [value]
         try:
+            for name, value in headers.items():  # headers may hold anything: only text can be a context
+                if isinstance(value, str):
+                    fields[name] = [value]
             return propagate.extract(fields, _NO_CONTEXT, _LISTS)
         except Exception as error:  # noqa: BLE001 - as in inject; headers come from strangers
             self.complain(error)
             return _NO_CONTEXT
 
-    def links(self, all_headers: Iterable[Headers]) -> list[Link]:
-        """A link to each of the first 128 messages that has a context."""
+    def links(self, all_headers: Iterable[Headers], *, keep: bool = False) -> list[Link]:
+        """A link to each of the first 128 messages that has a context. ``keep`` the contexts until the messages are settled."""
         links = []
         for headers in islice(all_headers, LINK_LIMIT):
-            context = trace.get_current_span(self.extract(headers)).get_span_context()
-            if context.is_valid:
-                links.append(Link(context))
+            known = self._contexts.get(id(headers))
+            context = self.extract(headers) if known is None else known[1]
+            if keep and known is None:
+                self._contexts[id(headers)] = headers, context
+            linked = trace.get_current_span(context).get_span_context()
+            if linked.is_valid:
+                links.append(Link(linked))
         return links
 
     def publish(
@@ -298,15 +306,17 @@ class Live:
         if attempt > 1:
             attributes[JOB_ATTEMPT] = attempt
         histogram = self.instruments.process if self.instruments is not None else None
-        return _Recording(
-            self, f"process {queue}", SpanKind.CONSUMER, attributes, context=self.extract(headers), histogram=histogram
-        )
+        known = self._contexts.get(id(headers))
+        context = self.extract(headers) if known is None else known[1]
+        return _Recording(self, f"process {queue}", SpanKind.CONSUMER, attributes, context=context, histogram=histogram)
 
     def received(
         self, queue: str, headers: Iterable[Headers], url: str, count: int, seconds: float, error: BaseException | None
     ) -> None:
         attributes = self._batch(queue, url, "receive", count)
-        self._record(f"receive {queue}", attributes, headers, seconds, error)
+        if len(self._contexts) > _MOST_KEPT:  # of messages that were never settled here
+            self._contexts.clear()
+        self._record(f"receive {queue}", attributes, self.links(headers, keep=True), seconds, error)
         if self.instruments is not None:
             self.measure(attributes, self.instruments.duration, seconds, error)
             self.instruments.consumed.add(count, _few(attributes))
@@ -315,7 +325,10 @@ class Live:
         self, queue: str, headers: Iterable[Headers], url: str, count: int, seconds: float, error: BaseException | None
     ) -> None:
         attributes = self._batch(queue, url, "settle", count)
-        self._record(f"settle {queue}", attributes, headers, seconds, error)
+        all_headers = list(headers)
+        self._record(f"settle {queue}", attributes, self.links(all_headers), seconds, error)
+        for one in all_headers:
+            self._contexts.pop(id(one), None)
         self.measure(attributes, self._duration, seconds, error)
 
     def stage(self, name: str, headers: Iterable[Headers], extra: Mapping[str, Any] | None) -> _Recording:
@@ -348,14 +361,12 @@ class Live:
     def _duration(self) -> Histogram | None:
         return self.instruments.duration if self.instruments is not None else None
 
-    def _record(
-        self, name: str, attributes: Attributes, headers: Iterable[Headers], seconds: float, error: BaseException | None
-    ) -> None:
+    def _record(self, name: str, attributes: Attributes, links: list[Link], seconds: float, error: BaseException | None) -> None:
         """A CLIENT span of a call that has ended just now."""
         try:
             now = time.time_ns()
             span = self.tracer.start_span(
-                name, _NO_CONTEXT, SpanKind.CLIENT, attributes, self.links(headers), start_time=now - int(seconds * 1e9)
+                name, _NO_CONTEXT, SpanKind.CLIENT, attributes, links, start_time=now - int(seconds * 1e9)
             )
             if error is not None:
                 mark_failed(span, error)
