@@ -34,10 +34,25 @@ def envelope() -> Envelope:
     """A no-op task's message, as Celery sends it."""
     task = str(uuid.uuid4())
     headers = {
-        **{"lang": "py", "task": "shop.noop", "id": task, "shadow": None, "eta": None, "expires": None, "group": None},
-        **{"group_index": None, "retries": 0, "timelimit": [None, None], "root_id": task, "parent_id": None, "argsrepr": "(1,)"},
-        **{"kwargsrepr": "{}", "origin": "gen1@host", "ignore_result": False, "replaced_task_nesting": 0},
-        **{"stamped_headers": None, "stamps": {}},
+        "lang": "py",
+        "task": "shop.noop",
+        "id": task,
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": task,
+        "parent_id": None,
+        "argsrepr": "(1,)",
+        "kwargsrepr": "{}",
+        "origin": "gen1@host",
+        "ignore_result": False,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
     }
     properties = {"correlation_id": task, "reply_to": str(uuid.uuid4()), "delivery_mode": 2}
     return Envelope(queue=QUEUE, body=BODY, headers=headers, properties=properties)

@@ -62,9 +62,7 @@ class TestClassicQueues(BrokerKit):
     def broker_factory(self, rabbitmq_server):
         self.server = rabbitmq_server
         with contextlib.ExitStack() as brokers:
-            yield lambda **options: brokers.enter_context(
-                AmqpBroker(rabbitmq_server.url, **{**self.options, **options})
-            )
+            yield lambda **options: brokers.enter_context(AmqpBroker(rabbitmq_server.url, **{**self.options, **options}))
 
     @pytest.fixture
     def clock(self, request):

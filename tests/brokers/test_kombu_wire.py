@@ -10,7 +10,7 @@ import amqp
 import pytest
 from amqp.method_framing import frame_writer
 from amqp.serialization import decode_properties_basic, dumps, loads
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jumpstarter.brokers.kombu import wire
