@@ -76,8 +76,8 @@ class Marks:
         """What runs in the child now, by the slot's number. A job that has ended is seen here until the next one begins, or its
         slot turns idle: microseconds."""
         first = child * self._stride + self._cells
-        entries = [self._entry(first + slot * _ENTRY.size) for slot in range(self._slots)]
-        return {slot: entry for slot, entry in enumerate(entries) if entry.tag}
+        lengths = self._memory[first : child * self._stride + self._stride : _ENTRY.size]  # of the tags; 0: idle
+        return {slot: self._entry(first + slot * _ENTRY.size) for slot, length in enumerate(lengths) if length}
 
     def _entry(self, offset: int) -> Started:
         tag_length, tag, id_length, job, slot, attempt, started, hard_limit = _ENTRY.unpack_from(self._memory, offset)
