@@ -286,7 +286,11 @@ def encode(data: Any, serializer: str | None = "json", compression: str | None =
     content_encoding: str = "utf-8"
     codec = serialization.registry._encoders.get("json") if serializer == "json" else None
     if codec is not None and codec[2] is _KOMBU_JSON_DUMPS:
-        body = _encode_json(data)
+        try:
+            text: str = _json_encoder.encode(data) if _json_encode is None else "".join(_json_encode(data, 0))
+            body = text.encode()
+        except Exception as error:
+            raise EncodeError(error) from error
     else:
         content_type, content_encoding, raw = serialization.dumps(data, serializer=serializer)
         body = raw.encode(content_encoding) if isinstance(raw, str) else bytes(raw)
@@ -327,14 +331,6 @@ UTF8 = frozenset({"utf-8", "UTF-8", "utf8", None})
 # theirs.
 _KOMBU_JSON_DUMPS = kombu_json.dumps
 _KOMBU_JSON_LOADS = kombu_json.loads
-
-
-def _encode_json(data: Any) -> bytes:
-    try:
-        text: str = _json_encoder.encode(data) if _json_encode is None else "".join(_json_encode(data, 0))
-        return text.encode()
-    except Exception as error:
-        raise EncodeError(error) from error
 
 
 def _decode_json(body: bytes) -> Any:
@@ -444,15 +440,20 @@ def _headers_from_body(headers: dict[str, Any], payload: Any) -> dict[str, Any]:
         raise Undecodable(
             "this is no task message: neither its headers (protocol 2) nor its body (protocol 1) say a 'task' and an 'id'"
         )
+    found = _protocol_2(payload)
+    if headers:
+        found["headers"] = dict(headers)
+    found.update((name, value) for name, value in headers.items() if value is not None)
+    return found
+
+
+def _protocol_2(payload: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: payload.get(name) for name in HEADERS_IN_BODY}
     found["group"] = payload.get("taskset", payload.get("group"))
     found["retries"] = payload.get("retries") or 0
     found["ignore_result"] = payload.get("ignore_result", False)
     found["argsrepr"] = payload.get("argsrepr") or saferepr(payload.get("args", ()))
     found["kwargsrepr"] = payload.get("kwargsrepr") or saferepr(payload.get("kwargs", {}))
-    if headers:
-        found["headers"] = dict(headers)
-    found.update((name, value) for name, value in headers.items() if value is not None)
     return found
 
 

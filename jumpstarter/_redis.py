@@ -304,7 +304,10 @@ class Link:
     def exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
         """Send all, then read one reply for each."""
         self.send(pack(commands), deadline)
-        return [self.receive(deadline) for _ in commands]
+        replies = []
+        for _ in commands:  # a loop, as each round trip is on the way of messages: a comprehension is a call
+            replies.append(self.receive(deadline))  # noqa: PERF401 - see the reason given
+        return replies
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -326,8 +329,7 @@ def _remaining(deadline: float) -> float:
 
 def pack(commands: Sequence[Command]) -> bytes:
     """The commands as bytes for the wire."""
-    packed: list[bytes] = [hiredis.pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type] # tuple[X, ...] is meant
-    return b"".join(packed)
+    return b"".join(map(hiredis.pack_command, map(tuple, commands)))  # type: ignore[arg-type] # tuple[X, ...] is meant
 
 
 # Scripts

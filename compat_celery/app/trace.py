@@ -210,18 +210,19 @@ class Tracer:
         self._documents: DocumentFormat | None = backend.document_format if stores_documents(backend) else None
         #: Where results go, or None when each run has to ask for it.
         self.backend = backend if self._documents is not None else None
-        self._tracks_start = not eager and (task.track_started and not task.ignore_result)
+        self._find_hooks(backend)
+
+    def _find_hooks(self, backend: Any) -> None:
+        """What the task, its loader and its backend want to be told."""
+        task = self.task
         self._on_success = _own(task, "on_success", BaseTask)
         self._after_return = _own(task, "after_return", BaseTask)
         self._before_start = _own(task, "before_start", BaseTask)
         self._on_task_init = _own(self._loader, "on_task_init", BaseLoader)
+        self._tracks_start = not self.is_eager and (task.track_started and not task.ignore_result)
         self._prepares = bool(self._before_start or self._on_task_init or self._tracks_start)
-        ends = (
-            self.backend is None
-            or _own(backend, "process_cleanup", Backend)
-            or _own(self._loader, "on_process_cleanup", BaseLoader)
-        )
-        self._cleans_up = eager or bool(ends)
+        ends = _own(backend, "process_cleanup", Backend) or _own(self._loader, "on_process_cleanup", BaseLoader)
+        self._cleans_up = self.is_eager or self.backend is None or bool(ends)
 
     def __call__(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run it in this thread."""

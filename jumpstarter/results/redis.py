@@ -161,6 +161,9 @@ class RedisResults(Results):
             calls = [([key for _, key, *_ in some], [part for write in some for part in write[1:]]) for some in _by_size(writes)]
             self._links.scripts(PUT, calls)
             return [True] * len(documents)
+        return self._put_by(writes, by)
+
+    def _put_by(self, writes: Sequence[Write], by: Sequence[Fence | None]) -> list[bool]:
         fenced = [(*self._fence(fence), *write[1:]) for fence, write in zip(by, writes, strict=True)]
         answers = self._links.scripts(PUT_BY, [([write[2] for write in some], _flat(some)) for some in _by_size(fenced)])
         return [letter == ord("1") for answer in answers for letter in answer]

@@ -163,6 +163,18 @@ class Settler:
         self._completing.clear()
         settlements = self._together(outcomes) if self._are_together else self._apart(outcomes)
         answers = self._broker.settle(settlements, incarnation=self._incarnation)
+        completed, has_parked = self._read(answers, outcomes)
+        if self._to_close:
+            self._close_joins()
+        if completed:
+            self._complete(completed)
+        if self._on_parked is not None and has_parked:
+            self._on_parked()
+
+    def _read(
+        self, answers: Sequence[bool | Completed], outcomes: Sequence[Outcome]
+    ) -> tuple[list[tuple[Outcome, Completed]], bool]:
+        """Those that completed a join, and whether any was parked."""
         completed: list[tuple[Outcome, Completed]] = []
         has_parked = False
         for outcome, answer in zip(outcomes, answers, strict=True):
@@ -173,11 +185,7 @@ class Settler:
                 _log_taken(outcome)
             elif id(outcome) in self._completing:
                 self._to_close.append(self._completing[id(outcome)])
-        self._close_joins()
-        if completed:
-            self._complete(completed)
-        if self._on_parked is not None and has_parked:
-            self._on_parked()
+        return completed, has_parked
 
     # Results on the broker's own server: everything happens in its settle, or nothing does.
 
@@ -233,15 +241,18 @@ class Settler:
         results = self._results
         if results is None:
             return [Settlement(outcome.delivery, _action(outcome), outcome.publish) for outcome in outcomes]
-        documents = [(document, _fence(outcome)) for outcome in outcomes for document in outcome.documents]
-        if documents:
-            results.put([document for document, _ in documents], by=[fence for _, fence in documents])
+        self._store(results, outcomes)
         counted = [outcome for outcome in outcomes if outcome.part is not None]
         follow_ups = self._count(results, counted) if counted else {}
         return [
             Settlement(outcome.delivery, _action(outcome), [*outcome.publish, *follow_ups.get(id(outcome), ())])
             for outcome in outcomes
         ]
+
+    def _store(self, results: Results, outcomes: Sequence[Outcome]) -> None:
+        documents = [(document, _fence(outcome)) for outcome in outcomes for document in outcome.documents]
+        if documents:
+            results.put([document for document, _ in documents], by=[fence for _, fence in documents])
 
     def _count(self, results: Results, outcomes: Sequence[Outcome]) -> dict[int, Sequence[Envelope]]:
         """Count parts; the messages that complete joins, by the outcome they go out with. A join is closed only when those are

@@ -10,9 +10,9 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from jumpstarter._redis import RESULTS_LUA, Argument, Command, LinkDown, Links, Script, on_fork, parse_address
@@ -206,9 +206,9 @@ class RedisBroker(Broker):
     def _claim(self, claimant: _Claimant, order: Sequence[layout.QueueKeys], limit: int, incarnation: str, lease: float) -> Any:
         keys = self._keys
         waiter = self._waiters.get(incarnation)
-        sources = [source for queue in order for source in queue.lists]
+        sources = list(chain.from_iterable(queue.lists for queue in order))
         place = {source: number for number, source in enumerate(sources, 1)}
-        aside = [source for source in waiter.suspects() if source in place] if waiter else []
+        aside = _among(place, waiter.suspects()) if waiter else []
         # Until the answer is understood: a lost connection may end this call, or an exception that a signal raises in this thread.
         known, claimant.doubtful = claimant.epoch if claimant.doubtful else "", True
         *ended, reply = self._links.run_script(
@@ -222,8 +222,8 @@ class RedisBroker(Broker):
             [
                 *(incarnation, limit, lease, claimant.next_number(), known),
                 *(len(order), len(keys.steps)),
-                *(queue.ending for queue in order for _ in queue.lists),
-                *(place[source] for source in aside),
+                *chain.from_iterable(queue.endings for queue in order),
+                *map(place.__getitem__, aside),
             ],
             before=waiter.commands() if waiter else (),
         )
@@ -280,19 +280,10 @@ class RedisBroker(Broker):
         results: dict[int, bool | Completed] = {}
         errors: list[str] = []
         with self._settling:
-            self._recall(incarnation)
-            todo = []
-            for place, settlement in enumerate(settlements):
-                tag = settlement.delivery.tag
-                if tag in self._done:
-                    self._done.discard(tag)
-                    results[place] = True
-                elif tag.rsplit(".", 2)[0] == incarnation or type(settlement.action) is Acked:
-                    todo.append((place, settlement))
-                else:
-                    results[place] = False
+            if incarnation in self._doubts:
+                self._recall(incarnation)
             try:
-                for chunk in self._chunks(todo):
+                for chunk in self._chunks(self._to_do(settlements, incarnation, results)):
                     letters, faults, completed = self._settle(chunk, incarnation)
                     errors += faults
                     for (place, _, _), letter in zip(chunk, letters, strict=True):
@@ -304,6 +295,22 @@ class RedisBroker(Broker):
                 self._remember(settlements, results)
                 raise self._settle_error(errors)
         return [results[place] for place in range(len(settlements))]
+
+    def _to_do(
+        self, settlements: Sequence[Settlement], incarnation: str, results: dict[int, bool | Completed]
+    ) -> list[tuple[int, Settlement]]:
+        """What the server has to be asked about, with its place; the ``results`` of the others are known."""
+        todo = []
+        for place, settlement in enumerate(settlements):
+            tag = settlement.delivery.tag
+            if tag in self._done:
+                self._done.discard(tag)
+                results[place] = True
+            elif tag.rsplit(".", 2)[0] == incarnation or type(settlement.action) is Acked:
+                todo.append((place, settlement))
+            else:
+                results[place] = False
+        return todo
 
     def _remember(self, settlements: Sequence[Settlement], results: Mapping[int, bool | Completed]) -> None:
         """The caller gets an error and will ask again: what was done must not look as if another worker had taken it."""
@@ -424,14 +431,12 @@ class RedisBroker(Broker):
                 raise self._links.down(error) from error
         del self._doubts[incarnation]
         letters, faults, *completed = self._links.check(reply)
-        return letters.decode(), [fault.decode("utf-8", "replace") for fault in faults], iter(completed)
+        told = [fault.decode("utf-8", "replace") for fault in faults] if faults else []
+        return letters.decode(), told, iter(completed)
 
     def _recall(self, incarnation: str) -> None:
         """Learn what became of a settle whose answer was lost."""
-        doubt = self._doubts.get(incarnation)
-        if doubt is None:
-            return
-        name, tags = doubt
+        name, tags = self._doubts[incarnation]
         answer = self._links.call("HGET", self._keys.calls(incarnation), "settle")
         told, _, letters = (answer or b"").decode().partition(" ")
         if told == name:
@@ -620,6 +625,10 @@ class RedisBroker(Broker):
     def close(self) -> None:
         self._waiters.close()
         self._links.close()
+
+
+def _among(known: Container[str], sources: Iterable[str]) -> list[str]:
+    return [source for source in sources if source in known]
 
 
 def _score(due: float) -> str:

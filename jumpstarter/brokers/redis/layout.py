@@ -40,14 +40,14 @@ _DIGITS: Final = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte 
 class QueueKeys:
     """The lists of a queue, in the order in which they are served.
 
-    :ivar ending: what closes an entry of ``unacked`` after the raw message. The exchange is always the default one, so that a
-    genuine worker
-        that restores the entry sends it to this very queue, and not to every queue that is bound to the original exchange.
+    :ivar endings: for each list, what closes an entry of ``unacked`` after the raw message. The exchange is always the default
+        one, so that a genuine worker that restores the entry sends it to this very queue, and not to every queue that is bound to
+        the original exchange.
     """
 
     queue: str
     lists: tuple[str, ...]
-    ending: str
+    endings: tuple[str, ...]
 
 
 class Keys:
@@ -120,7 +120,7 @@ class Keys:
         if _RESERVED.match(name):
             raise QueueNotFound(name, "the name is a key that Kombu or Jumpstarter uses itself")
         lists = tuple(f"{self.prefix}{name}{self.sep}{step}" if step else f"{self.prefix}{name}" for step in self.steps)
-        return QueueKeys(name, lists, f', "", {json.dumps(name)}]')
+        return QueueKeys(name, lists, (f', "", {json.dumps(name)}]',) * len(lists))
 
 
 def check_incarnation(incarnation: str) -> str:

@@ -1,4 +1,5 @@
-"""Counts the calls of our own functions that jobs cost in a child process, from claim to ack. Run through the alias; prints JSON.
+"""Counts the calls of our own functions that jobs cost in a child process, from claim to ack. Run through the alias; prints JSON:
+lists of thread, module, function and number.
 
     counted.py <redis url> bare|observed <jobs>
 
@@ -38,13 +39,14 @@ def count(frame, event, _argument):
     if event == "call":
         module = frame.f_globals.get("__name__", "")
         if module.partition(".")[0] in OURS:
-            calls[module, frame.f_code.co_name] += 1
+            calls[threading.get_ident(), module, frame.f_code.co_name] += 1
 
 
 def tell():
     """In a thread of the child: answer each question with what was counted up to then."""
     while os.read(question[0], 1):
-        told = [[module, function, number] for (module, function), number in calls.copy().items()]
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        told = [[names.get(thread), *who, number] for (thread, *who), number in calls.copy().items()]
         os.write(answer[1], json.dumps(told).encode() + b"\n")
 
 
@@ -54,7 +56,7 @@ def ask():
     told = b""
     while not told.endswith(b"\n"):
         told += os.read(answer[0], 1 << 20)
-    return {(module, function): number for module, function, number in json.loads(told)}
+    return {tuple(who): number for *who, number in json.loads(told)}
 
 
 @signals.worker_process_init.connect
@@ -91,4 +93,4 @@ with EmbeddedNode(NodeSetup(application=application, broker=broker_for(app), res
     run(JOBS)
     after = ask()
 spent = {who: number - before.get(who, 0) for who, number in after.items()}
-print(json.dumps([[module, function, number / JOBS] for (module, function), number in spent.items() if number]))
+print(json.dumps([[*who, number] for who, number in spent.items() if number]))
