@@ -237,7 +237,7 @@ def _tls_options(given: Mapping[str, Any]) -> dict[str, Any]:
 class Link:
     """One connection, used by one thread at a time. Every error closes it and is raised as :class:`LinkDown`."""
 
-    __slots__ = ("_connection", "_reader", "_socket")
+    __slots__ = ("_connection", "_is_plain", "_poller", "_reader", "_socket")
 
     def __init__(self, address: Address, timeout: float) -> None:
         self._connection: AbstractConnection | None = None
@@ -253,8 +253,15 @@ class Link:
             raise LinkDown(error) from error
         self._connection = connection
         # redis-py has no public way to its socket. Kombu reads the same attribute.
-        self._socket: Any = connection._sock
+        sock: Any = connection._sock
+        self._socket = sock
         self._reader = hiredis.Reader(notEnoughData=_PENDING)
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
+        # A plain socket does not block: with a timeout, Python makes three system calls of each send and each receive.
+        self._is_plain = not hasattr(sock, "pending")
+        if self._is_plain:
+            sock.setblocking(False)
 
     def fileno(self) -> int:
         return int(self._socket.fileno())
@@ -267,24 +274,26 @@ class Link:
         """False when something can be read although nothing was asked: the server closed it, or an answer came too late."""
         if self._connection is None:
             return False
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        return not poller.poll(0)
+        return not self._poller.poll(0)
 
     def ready(self, seconds: float) -> bool:
         """Whether there is something to read within ``seconds``: bytes that came already, a message, or the end of the
         connection."""
         if self._reader.has_data() or (hasattr(self._socket, "pending") and self._socket.pending()):
             return True
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        return bool(poller.poll(max(0.0, seconds) * 1000))
+        return bool(self._poller.poll(max(0.0, seconds) * 1000))
 
     def send(self, data: bytes, deadline: float) -> None:
         """Send bytes as they are."""
         try:
-            self._socket.settimeout(_remaining(deadline))
-            self._socket.sendall(data)
+            if not self._is_plain:
+                self._socket.settimeout(_remaining(deadline))
+                self._socket.sendall(data)
+                return
+            rest = memoryview(data)[self._send_some(data) :]
+            while rest:
+                _await(self._socket, select.POLLOUT, deadline)
+                rest = rest[self._send_some(rest) :]
         except (OSError, ValueError) as error:
             raise self._broken(error) from error
 
@@ -292,14 +301,29 @@ class Link:
         """The next reply; an error reply is returned as :class:`hiredis.ReplyError`."""
         try:
             while (reply := self._reader.gets()) is _PENDING:
-                self._socket.settimeout(_remaining(deadline))
-                data = self._socket.recv(_READ_SIZE)
-                if not data:
-                    raise ConnectionResetError("the server closed the connection")
-                self._reader.feed(data)
+                self._reader.feed(self._receive_some(deadline))
         except (OSError, ValueError, hiredis.HiredisError) as error:
             raise self._broken(error) from error
         return reply
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        try:
+            return int(self._socket.send(data))
+        except BlockingIOError:
+            return 0
+
+    def _receive_some(self, deadline: float) -> bytes:
+        if not self._is_plain:
+            self._socket.settimeout(_remaining(deadline))
+        elif not self._poller.poll(_remaining(deadline) * 1000):
+            raise TimeoutError("out of time")
+        try:
+            data = bytes(self._socket.recv(_READ_SIZE))
+        except BlockingIOError:  # the poll was wrong, as it may be
+            return b""
+        if not data:
+            raise ConnectionResetError("the server closed the connection")
+        return data
 
     def exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
         """Send all, then read one reply for each."""
@@ -318,6 +342,13 @@ class Link:
         self.close()
         late = isinstance(error, TimeoutError)
         return LinkDown("it does not answer in time" if late else error, late=late)
+
+
+def _await(socket: Any, event: int, deadline: float) -> None:
+    poller = select.poll()
+    poller.register(socket, event)
+    if not poller.poll(_remaining(deadline) * 1000):
+        raise TimeoutError("out of time")
 
 
 def _remaining(deadline: float) -> float:

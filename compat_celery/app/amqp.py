@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, tzinfo
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -372,8 +372,8 @@ class AMQP:
         :raises TypeError: the arguments are no list and mapping.
         :raises ValueError: a time is out of range.
         """
-        args, kwargs = _checked_arguments(args, kwargs)
-        levels = self.app.conf["task_repr_maxlevels"]
+        args, kwargs = checked_arguments(args, kwargs)
+        argstext, kwargstext = self.texts_of(args, kwargs) if argsrepr is None or kwargsrepr is None else ("", "")
         return task_message_v2(
             task_id,
             name,
@@ -396,8 +396,8 @@ class AMQP:
             shadow=shadow,
             origin=origin or _origin(),
             ignore_result=ignore_result,
-            argsrepr=saferepr(args, self.argsrepr_maxsize, levels) if argsrepr is None else argsrepr,
-            kwargsrepr=saferepr(kwargs, self.kwargsrepr_maxsize, levels) if kwargsrepr is None else kwargsrepr,
+            argsrepr=argstext if argsrepr is None else argsrepr,
+            kwargsrepr=kwargstext if kwargsrepr is None else kwargsrepr,
             stamped_headers=stamped_headers,
             stamps={header: options[header] for header in stamped_headers or ()},
             replaced_task_nesting=replaced_task_nesting,
@@ -431,7 +431,7 @@ class AMQP:
         **compat_kwargs: Any,  # noqa: ARG002 - as above
     ) -> TaskMessage:
         """A call as a message of protocol 1. See :meth:`as_task_v2`."""
-        args, kwargs = _checked_arguments(args, kwargs)
+        args, kwargs = checked_arguments(args, kwargs)
         return task_message_v1(
             task_id,
             name,
@@ -451,6 +451,11 @@ class AMQP:
             utc=self.utc,
             sent_event=create_sent_event,
         )
+
+    def texts_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
+        """What the headers say about a call's arguments."""
+        levels = self.app.conf["task_repr_maxlevels"]
+        return saferepr(args, self.argsrepr_maxsize, levels), saferepr(kwargs, self.kwargsrepr_maxsize, levels)
 
     def _moment(self, given: Any, other: Any, what: str, now: datetime | None, timezone: tzinfo | None) -> str | None:
         """ISO 8601 for what is given (seconds from now, a datetime or text), else for the other; None for nothing."""
@@ -628,7 +633,11 @@ def _given(value: Any, default: Any) -> Any:
 _PLAIN = frozenset({list, tuple})
 
 
-def _checked_arguments(args: Any, kwargs: Any) -> tuple[Iterable[Any], Mapping[str, Any]]:
+def checked_arguments(args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The arguments of a call, also where there are none.
+
+    :raises TypeError: they are no list and mapping.
+    """
     args, kwargs = args or (), kwargs or {}
     if type(args) in _PLAIN and type(kwargs) is dict:
         return args, kwargs  # nearly all; asking whether something is a Mapping costs more

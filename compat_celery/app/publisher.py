@@ -269,6 +269,19 @@ def bulk_publish(
     sink.flush()
 
 
+def newest() -> Envelope | None:
+    """The message that the block around us collected last; None without a block, or when it has sent everything."""
+    sink = _sink.get()
+    return sink.envelopes[-1] if sink is not None and sink.envelopes else None
+
+
+def add(envelope: Envelope) -> None:
+    """Add a message to what the block around us collects. There must be one."""
+    sink = _sink.get()
+    assert sink is not None
+    sink.add(envelope)
+
+
 def on_sent(announce: Callable[[], None]) -> None:
     """Call ``announce`` once what was published last is on its way: at once, or at the end of the block that collects it."""
     sink = _sink.get()

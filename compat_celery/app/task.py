@@ -466,15 +466,16 @@ class Task:
             the ids of earlier ones.
         :raises PublishUnconfirmed: whether the calls arrived is unknown; those in ``sent`` did.
         """
+        from compat_celery.app.bulk import apply_async_many  # noqa: PLC0415 - it imports this module
+
         if "task_id" in options:
             raise TypeError("every call has an id of its own: give task_ids")
         columns = {"args": args_list, "kwargs": kwargs_list, "task_id": task_ids}
         given = {name: values for name, values in columns.items() if values is not None}
         publishing = {name: options[name] for name in ("retry", "retry_policy", "timeout") if name in options}
         with self._get_app().bulk_publish(**publishing):
-            return [
-                self.apply_async(**dict(zip(given, call, strict=True)), **options) for call in zip(*given.values(), strict=True)
-            ]
+            calls = (dict(zip(given, call, strict=True)) for call in zip(*given.values(), strict=True))
+            return apply_async_many(self, calls, options)
 
     def _apply_eagerly(
         self,

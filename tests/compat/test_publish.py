@@ -7,7 +7,9 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -476,6 +478,131 @@ def test_a_capture_in_one_thread_is_not_seen_in_another(add: Any, sent: Sent) ->
     assert len(sent()) == 1
 
 
+# Many calls of one task.
+
+
+def without_ids(envelopes: list[Any]) -> list[Any]:
+    """The messages, their ids replaced by words: the ids of each must agree with one another."""
+    shown = []
+    for envelope in envelopes:
+        task_id = envelope.properties["correlation_id"]
+        headers = {name: "ID" if value == task_id else value for name, value in envelope.headers.items()}
+        due = None if envelope.due is None else 0.0  # a moment some microseconds later
+        shown.append(replace(envelope, headers=headers, properties={**envelope.properties, "correlation_id": "ID"}, due=due))
+    return shown
+
+
+MANY_CALLS = [((1, 2), {}), ([3], {"y": "ä"}), ((), {"x": [1, {"deep": (None, 1.5)}], "y": "long" * 500})]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"queue": "other", "priority": 5, "ignore_result": True, "time_limit": 9, "soft_time_limit": 5},
+        {"countdown": 60},
+        {"headers": {"tenant": "acme"}},
+        {"serializer": "pickle"},
+        {"compression": "gzip"},
+        {"expires": 600},
+        {"custom": "property"},
+        {"shadow": "shown"},
+        {"stamped_headers": ["s"], "s": "v"},
+    ],
+    ids=lambda options: next(iter(options), "none"),
+)
+def test_many_calls_are_what_the_same_calls_are_one_by_one(add: Any, options: dict[str, Any]) -> None:
+    with capture() as one_by_one:
+        expected = [add.apply_async(args, kwargs, **options) for args, kwargs in MANY_CALLS]
+    with capture() as many:
+        results = add.apply_async_many([args for args, _ in MANY_CALLS], [kwargs for _, kwargs in MANY_CALLS], **options)
+    assert [result.id for result in results] == [envelope.headers["id"] for envelope in many]
+    assert len({result.id for result in results}) == 3
+    assert [result.ignored for result in results] == [result.ignored for result in expected]
+    if {"countdown", "expires"} & options.keys():
+        for envelope in [*many, *one_by_one]:  # moments that lie some microseconds apart
+            envelope.headers.update(eta="" if envelope.headers["eta"] else None, expires="")
+    assert without_ids(many) == without_ids(one_by_one)
+
+
+def test_many_calls_may_have_positional_or_keyword_arguments_only(add: Any, sent: Sent) -> None:
+    add.apply_async_many((number, 0) for number in range(3))
+    add.apply_async_many(kwargs_list=({"x": number, "y": 0} for number in range(3)))
+    calls = [body_of(envelope) for envelope in sent()]
+    assert [call.args for call in calls] == [[0, 0], [1, 0], [2, 0], [], [], []]
+    assert [call.kwargs.get("x") for call in calls] == [None, None, None, 0, 1, 2]
+
+
+def test_many_calls_may_have_ids_of_ones_own(add: Any, sent: Sent) -> None:
+    results = add.apply_async_many([(1, 2), (3, 4)], task_ids=["a", "b"])
+    assert [result.id for result in results] == [envelope.headers["root_id"] for envelope in sent()] == ["a", "b"]
+    with pytest.raises(TypeError, match="task_ids"):
+        add.apply_async_many([(1, 2)], task_id="one for all")
+
+
+def test_of_many_calls_none_is_sent_when_one_is_wrong(add: Any, sent: Sent) -> None:
+    with pytest.raises(TypeError, match="missing 1 required"):
+        add.apply_async_many([(1, 2), (3, 4), (5,)])
+    with pytest.raises(EncodeError):
+        add.apply_async_many([(1, 2), (3, 4), (5, object())])
+    with pytest.raises(ValueError, match="shorter"):
+        add.apply_async_many([(1, 2), (3, 4)], [{}])
+    assert sent() == []
+
+
+def test_no_calls_are_no_messages(add: Any, sent: Sent) -> None:
+    assert add.apply_async_many([]) == add.apply_async_many() == []
+    assert sent() == []
+
+
+def test_of_many_calls_in_eager_mode_each_runs_at_once(app: Celery, add: Any, sent: Sent) -> None:
+    app.conf.task_always_eager = True
+    assert [result.get() for result in add.apply_async_many([(1, 2), (3, 4)])] == [3, 7]
+    assert sent() == []
+
+
+def test_whoever_overrides_what_a_call_goes_through_is_asked_for_each_of_many(app: Celery, sent: Sent) -> None:
+    class Tenants(app.Task):  # type: ignore[name-defined] # the app's class
+        def apply_async(self, *args: Any, **options: Any) -> Any:
+            return super().apply_async(*args, headers={"tenant": "acme"}, **options)
+
+    @app.task(base=Tenants)
+    def mine(number: int) -> None: ...
+
+    mine.apply_async_many([(1,), (2,), (3,)])
+    assert [envelope.headers["tenant"] for envelope in sent()] == ["acme"] * 3
+
+
+def test_agents_that_patch_the_calls_are_asked_for_each_of_many(
+    app: Celery, add: Any, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    original = Celery.send_task
+
+    @wraps(original)
+    def traced(self: Celery, name: str, *args: Any, **options: Any) -> Any:
+        seen.append(name)
+        return original(self, name, *args, **options)
+
+    monkeypatch.setattr(Celery, "send_task", traced)
+    add.apply_async_many([(1, 2)] * 3)
+    assert seen == ["rec.add"] * 3
+
+
+def test_receivers_and_routers_are_asked_for_each_of_many(app: Celery, add: Any, sent: Sent) -> None:
+    app.conf.task_routes = (lambda name, args, kwargs, options, task=None, **_: {"queue": f"user-{args[0]}"},)
+
+    def change(headers: Any, **_: Any) -> None:
+        headers["seen"] = True
+
+    signals.before_task_publish.connect(change)
+    add.apply_async_many([(1, 0), (2, 0), (3, 0)])
+    assert [len(sent(f"user-{number}")) for number in (1, 2, 3)] == [1, 1, 1]
+    signals.before_task_publish.disconnect(change)
+    add.apply_async_many([(4, 0), (5, 0)])
+    assert [envelope.headers.get("seen") for envelope in sent("user-4", "user-5")] == [None, None]
+
+
 @pytest.mark.anyio
 async def test_publishing_can_be_awaited(add: Any, sent: Sent) -> None:
     async with anyio.create_task_group() as group:
@@ -483,7 +610,8 @@ async def test_publishing_can_be_awaited(add: Any, sent: Sent) -> None:
             group.start_soon(add.adelay, number, 0)
     result = await add.aapply_async((9, 9), task_id="mine")
     assert result.id == "mine"
-    assert len(sent()) == 4
+    await add.aapply_async_many([(1, 2), (3, 4)])
+    assert len(sent()) == 6
 
 
 # Producers and connections that the caller brings.

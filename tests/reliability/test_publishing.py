@@ -233,7 +233,7 @@ def test_of_ten_thousand_calls_while_connections_are_reset_none_is_lost_or_doubl
     with Proxy(server.port, reset_after=random_lengths(seed, 80_000)) as proxy, app_on(proxy.url) as app:
         for number in range(10_000):
             try:
-                app.tasks["noop"].apply_async((number,), task_id=f"{number}")
+                app.tasks["noop"].apply_async((number,), task_id=f"{number}", timeout=10)
                 told["ok"] += 1
             except PublishUnconfirmed:
                 told["unknown"] += 1
@@ -243,7 +243,7 @@ def test_of_ten_thousand_calls_while_connections_are_reset_none_is_lost_or_doubl
     arrived = ids(client)
     assert told.total() == 10_000
     # Redis can tell repetitions, so that nearly none ends in doubt.
-    assert told["ok"] >= 9_990, f"{told}, seed {seed}"
+    assert told["ok"] >= 9_900, f"{told}, seed {seed}"
     assert len(arrived) >= told["ok"], f"{told}, seed {seed}"
     assert len(arrived) <= told["ok"] + told["unknown"], f"{told}, seed {seed}"
     assert max(arrived.values()) == 1, f"seed {seed}"
