@@ -1360,6 +1360,14 @@ class BrokerKit:
         assert broker.drop_quarantined([one.id for one in resting[:2]]) == 2
         assert [one.id for one in broker.quarantined(after=resting[1].id)] == [one.id for one in resting[2:]]
 
+    def test_an_id_is_never_used_again(self, broker: Broker) -> None:
+        # Somebody may have a list on the screen and drop what stands in it.
+        (first,) = self.quarantine(broker, envelope(b"1"))
+        broker.drop_quarantined([first.id])
+        (second,) = self.quarantine(broker, envelope(b"2"))
+        assert second.id != first.id
+        assert broker.drop_quarantined([first.id]) == 0
+
     def test_a_requeued_message_goes_to_the_end_of_its_queue_as_if_it_were_new(self, broker: Broker) -> None:
         message = envelope(bytes(range(256)), headers={"id": "7", "task": "shop.send"}, priority=3)
         (resting,) = self.quarantine(broker, message, attempts=3)

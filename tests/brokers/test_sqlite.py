@@ -15,8 +15,9 @@ from hypothesis import settings
 
 from jumpstarter.brokers import open_broker
 from jumpstarter.brokers.sqlite import SqliteBroker
+from jumpstarter.embedded import doorbell
 from jumpstarter.errors import BrokerUnavailable, ConfigurationError
-from jumpstarter.jobs import ACK, REQUEUE, Document
+from jumpstarter.jobs import ACK, REQUEUE, Document, Quarantine
 from jumpstarter.results.sqlite import SqliteResults
 from jumpstarter.testing.broker_kit import LEASE, PATIENCE, BrokerKit, Forked, ManualClock, background, envelope, settlement
 from jumpstarter.testing.broker_model import BrokerMachine
@@ -214,6 +215,16 @@ def test_heartbeats_and_acks_do_not_wake_those_who_wait(broker, url, clock):
         broker.publish([envelope()])
         waiting.result(PATIENCE / 2)
     assert spent[0] < 0.02
+
+
+def test_what_a_person_requeues_rings(broker, url, clock, monkeypatch):
+    monkeypatch.setattr(doorbell, "SLOW_LOOK", 2 * PATIENCE)  # without a ring it would be found by looking
+    broker.publish([envelope()])
+    broker.settle([settlement(*claim(broker), Quarantine("why not"))], incarnation="a")
+    with SqliteBroker(url, clock=clock) as other, background(lambda: other.wait(["q"], PATIENCE, incarnation="b")) as waiting:
+        time.sleep(0.2)  # lets the wait fall asleep: who looks for the first time needs no ring
+        broker.requeue_quarantined([one.id for one in broker.quarantined()])
+        assert waiting.result(PATIENCE / 2) is True
 
 
 # Forks

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from jumpstarter.abc.results import Fence
 from jumpstarter.embedded.space import Space
 from jumpstarter.errors import ConfigurationError
 from jumpstarter.jobs import Document
@@ -34,9 +35,11 @@ def test_what_is_over_does_not_fill_the_memory(url):
     for number in range(200):
         results.put([Document(f"{number}-{index}", b"x", ttl=10.0) for index in range(50)])
         results.add_parts([part("a", 0, join=f"j{number}", ttl=10.0)])
+        results.fence([Fence(f"{number}-{index}", 2) for index in range(50)], 10.0)
         clock.advance(1)
     assert len(Space.of(url).documents) < 2500
     assert len(Space.of(url).gatherings) < 200
+    assert len(Space.of(url).fences) < 2500
 
 
 def test_a_forked_child_is_told_that_it_cannot_use_the_parents_results(url):
