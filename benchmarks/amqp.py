@@ -2,8 +2,8 @@
 
     python -m benchmarks.amqp [--messages 20000] [--rounds 3] [--processes 2] [--quorum] [--url amqp://…]
 
-Starts a private RabbitMQ unless told of one. Nothing runs but the transport: each side takes protocol 2 messages of a no-op task from
-a full queue and acks them, the bare loop with a prefetch of 200 and one ack for every hundred.
+Starts a private RabbitMQ unless told of one. Nothing runs but the transport: each side takes protocol 2 messages of a no-op task
+from a full queue and acks them, the bare loop with a prefetch of 200 and one ack for every hundred.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def main() -> None:
             each = ", ".join(f"{figure:,.0f}" for figure in figures)
             print(f"{name:>8}: {statistics.median(figures):>8,.0f} messages/s  [{each}]")
         ratio = statistics.median(rates["ours"]) / statistics.median(rates["py-amqp"])
-        print(f"{queue_type} queue, {options.processes} process(es): {ratio:.2f} × the bare loop")
+        print(f"{queue_type} queue, {options.processes} process(es): {ratio:.2f} x the bare loop")
 
 
 if __name__ == "__main__":

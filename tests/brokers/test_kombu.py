@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any, ClassVar
 
 import pytest
 
@@ -43,8 +44,8 @@ class WallClock:
 
 class TestClassicQueues(BrokerKit):
     # Quorum queues take long to be declared on a busy machine: 28 of them for a delay.
-    options = {"queue_type": "classic", "delayed_queue_type": "classic", "timeout": 30.0}
-    cannot = {
+    options: ClassVar[dict[str, Any]] = {"queue_type": "classic", "delayed_queue_type": "classic", "timeout": 30.0}
+    cannot: ClassVar[dict[str, str]] = {
         "test_priority_0_is_served_first": PRIORITY,
         "test_within_a_priority_the_first_in_is_the_first_out": PRIORITY,
         "test_a_few_urgent_messages_pass_a_thousand_others": PRIORITY,
@@ -81,4 +82,4 @@ class TestClassicQueues(BrokerKit):
 
 
 class TestQuorumQueues(TestClassicQueues):
-    options = {**TestClassicQueues.options, "queue_type": "quorum"}
+    options: ClassVar[dict[str, Any]] = {**TestClassicQueues.options, "queue_type": "quorum"}

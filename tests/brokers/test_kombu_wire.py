@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from decimal import Decimal
 from io import BytesIO
@@ -152,10 +153,8 @@ def test_what_is_no_frame_is_refused():
 
 @given(st.binary(max_size=60))
 def test_properties_that_cannot_be_read_are_undecodable_and_nothing_else(raw):
-    try:
+    with contextlib.suppress(Undecodable):
         wire.read_properties(raw)
-    except Undecodable:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -170,7 +169,7 @@ def test_properties_that_cannot_be_read_are_undecodable_and_nothing_else(raw):
     ],
 )
 def test_what_amqp_cannot_carry_is_refused_with_its_name(headers):
-    with pytest.raises(MessageError, match="a|x|list|nested"):
+    with pytest.raises(MessageError, match=r"a|x|list|nested"):
         wire.table(headers)
 
 
