@@ -78,6 +78,8 @@ class LoopExecutor(Executor):
                 return
             if outcome is not None:
                 self._on_outcome(outcome)
+            if len(self._backlog) <= self._low_water:
+                self._on_low()
             job = self._backlog.popleft() if self._backlog else None
 
     def _release(self, slot: int) -> None:

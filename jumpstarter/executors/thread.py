@@ -170,6 +170,8 @@ class InlineExecutor(Executor):
                 outcome = self._run(job, 0)
                 if outcome is not None:
                     self._on_outcome(outcome)
+                if self._low_water >= 0:
+                    self._on_low()
         finally:
             self._on_slot(0, None)
 

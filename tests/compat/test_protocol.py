@@ -215,6 +215,26 @@ def test_a_codec_that_replaces_kombus_json_is_used() -> None:
         serialization.registry._encoders["json"], serialization.registry._decoders["application/json"] = original
 
 
+def test_a_decoder_alone_that_replaces_kombus_json_is_used() -> None:
+    original = serialization.registry._decoders["application/json"]
+    serialization.registry.register("json", None, lambda text: "mine", "application/json", "utf-8")
+    try:
+        assert protocol.decode(b"[1]", "application/json", "utf-8") == "mine"
+        assert protocol.encode([1]).body == b"[1]"
+    finally:
+        serialization.registry._decoders["application/json"] = original
+
+
+def test_json_that_is_disabled_is_not_read_on_the_fast_way_either() -> None:
+    serialization.disable_insecure_serializers(["pickle"])
+    try:
+        with pytest.raises(ContentDisallowed):
+            protocol.decode(b"[1]", "application/json", "utf-8")
+    finally:
+        serialization.enable_insecure_serializers(["json"])
+        serialization.disable_insecure_serializers(["json"])
+
+
 TYPED = st.one_of(
     st.datetimes(timezones=st.none() | st.just(UTC)),
     st.dates(),

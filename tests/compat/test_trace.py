@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compat_celery import Celery, Task, signals
+from compat_celery import Celery, Task, current_task, signals
 from compat_celery.app import trace
 from compat_celery.app.publisher import broker_for
 from compat_celery.apps.worker import without_effect
@@ -244,3 +244,34 @@ def test_limits_that_are_not_in_effect_are_named(app: Celery) -> None:
     app.task(name="plain")(lambda: None)
     app.finalize()
     assert without_effect(app) == {"rate_limit": ["rare"]}
+
+
+def test_hooks_that_do_nothing_are_not_called_for_each_task(app: Celery) -> None:
+    task = app.task(lambda: 1)
+    run(app, task)
+    tracer = task.__trace__
+    assert (tracer._prepares, tracer._cleans_up) == (False, False)
+    assert (tracer._on_success, tracer._after_return) == (None, None)
+
+
+@pytest.mark.parametrize("hook", ["on_task_init", "on_process_cleanup"])
+def test_a_loader_of_ones_own_is_told_of_each_task(app: Celery, hook: str) -> None:
+    told: list[str] = []
+    setattr(app.loader, hook, lambda *_: told.append(hook))
+    task = app.task(lambda: 1)
+    run(app, task)
+    run(app, task)
+    assert told == [hook, hook]
+
+
+def test_a_task_leaves_nothing_of_itself_behind(app: Celery) -> None:
+    @app.task(bind=True)
+    def look(self: Any) -> str:
+        assert current_task.name == self.name
+        self.push_request(id="pushed and forgotten")
+        return str(self.request.id)
+
+    result, _ = run(app, look)
+    assert result.get(timeout=1) == "pushed and forgotten"
+    assert look.request.id is None
+    assert not current_task

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from jumpstarter.executors import CallingThreadExecutor, InlineExecutor, LoopExecutor, ThreadExecutor
@@ -88,6 +89,38 @@ def test_what_has_not_started_can_be_withdrawn() -> None:
     gate.set()
     executor.close()
     assert [outcome.delivery.tag for outcome in log.outcomes] == ["0"]
+
+
+def test_a_low_backlog_is_told_of_when_a_job_ends_and_not_before() -> None:
+    log = Log(10)
+    executor = CallingThreadExecutor(log.run, log.on_outcome, log.on_slot)
+    told: list[int] = []
+    executor.submit(jobs(lambda number: number, 10))
+    executor.call_when_low(2, lambda: told.append(len(log.outcomes)))
+    executor.close()  # the sign to stop waits behind the jobs, and counts as one
+    executor.serve()
+    assert told == [9, 10]
+    executor.call_when_low(-1, lambda: told.append(-1))
+    executor.submit(jobs(lambda number: number, 1))
+    executor.close()
+    executor.serve()
+    assert told == [9, 10]
+
+
+@pytest.mark.anyio
+async def test_the_loops_slots_tell_of_a_low_backlog_too() -> None:
+    log = Log(5)
+    told: list[int] = []
+
+    async def run(job: Job, _slot: int) -> Outcome:
+        await anyio.lowlevel.checkpoint()
+        return Outcome(job.delivery, job, "SUCCESS")
+
+    async with anyio.create_task_group() as group:
+        executor = LoopExecutor(1, run, log.on_outcome, log.on_slot, group)
+        executor.call_when_low(1, lambda: told.append(len(log.outcomes)))
+        executor.submit(jobs(None, 5))
+    assert told == [4, 5]
 
 
 def test_withdrawing_leaves_the_sign_to_stop_in_place() -> None:
