@@ -373,7 +373,7 @@ class Producer:
                 priority=properties["priority"],
                 due=due,
             )
-            for queue in self._queues(name, routing_key, declare or ())
+            for queue in self._queues(name, routing_key, declare or ())[: 1 if broker.routes else None]
         ]
         self._hand_over(envelopes, retry_policy if retry else None, timeout)
 

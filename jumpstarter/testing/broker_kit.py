@@ -264,7 +264,7 @@ class BrokerKit:
             queue="q",
             body=b'[[1, "\xc3\xa4"], {}, {}]',
             headers={"id": "7", "task": "shop.send", "nested": {"list": [1, None, True, 0.5, "ä\u2028"]}, "big": -(2**60)},
-            properties={"correlation_id": "7", "reply_to": "me", "delivery_mode": 2, "expiration": "1000"},
+            properties={"correlation_id": "7", "reply_to": "me", "delivery_mode": 2, "expiration": "60000"},
             content_type="application/x-yaml",
             content_encoding="binary",
             exchange="shop",

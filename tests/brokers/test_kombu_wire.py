@@ -158,18 +158,18 @@ def test_properties_that_cannot_be_read_are_undecodable_and_nothing_else(raw):
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "name"),
     [
-        {"a": object()},
-        {"a": 2**63},
-        {"a": {1, 2}},
-        {"a": Decimal("NaN")},
-        {"x" * 256: 1},
-        {"nested": {"list": [b"", object()]}},
+        ({"a": object()}, "'a'"),
+        ({"a": 2**63}, "'a'"),
+        ({"a": {1, 2}}, "'a'"),
+        ({"a": Decimal("NaN")}, "'a'"),
+        ({"x" * 256: 1}, "'xxx"),
+        ({"nested": {"list": [b"", object()]}}, "'list'"),
     ],
 )
-def test_what_amqp_cannot_carry_is_refused_with_its_name(headers):
-    with pytest.raises(MessageError, match=r"a|x|list|nested"):
+def test_what_amqp_cannot_carry_is_refused_with_its_name(headers, name):
+    with pytest.raises(MessageError, match=name):
         wire.table(headers)
 
 

@@ -59,6 +59,7 @@ class AmqpBroker(Broker):
     """
 
     acks_at_start = True
+    routes = True
 
     def __init__(
         self,

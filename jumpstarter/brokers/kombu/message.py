@@ -31,7 +31,8 @@ RESTS: Final = "x-jumpstarter-quarantine"
 LEASED: Final = "x-jumpstarter-lease"
 #: Its last delivery may have been ended by a death of its process.
 SUSPECT: Final = "x-jumpstarter-suspect"
-_OURS: Final = frozenset({DELIVERIES, ROUTE, DUE, LEASED, SUSPECT})
+#: What the transport says to itself. The last one is the quorum queue's, which counts what goes back uncounted as well.
+_OURS: Final = frozenset({DELIVERIES, ROUTE, DUE, LEASED, SUSPECT, "x-delivery-count"})
 
 #: What the server adds and takes for instructions. A copy that still had the x-death of an earlier round through the delay would
 #: be dropped as going in circles; CC and BCC would multiply it.
@@ -64,7 +65,7 @@ def leased_as(message: wire.Message) -> str:
 
 
 def envelope_of(message: wire.Message, queue: str) -> tuple[Envelope, Mapping[str, Any]]:
-    """The message without our headers, and those.
+    """The message without the transport's headers, and those.
 
     :raises Undecodable: its properties cannot be read.
     """
