@@ -47,7 +47,7 @@ class Broker(ABC):
     #: True where nobody but the claimant's own connection can settle its claims (AMQP), so that a node cannot ack for a dead
     #: child: jobs that are acked early are then acked one by one, before each starts, and that is cheap there.
     acks_at_start: bool = False
-    #: True where the server itself finds the queues of a message for an exchange: such a message is published once, for one of them.
+    #: True where the server itself finds the queues of a message for an exchange: such a message is published once.
     routes: bool = False
 
     @abstractmethod
