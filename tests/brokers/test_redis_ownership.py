@@ -451,7 +451,7 @@ def test_a_hold_leaves_nothing_behind(broker, client):
     assert set(client.hkeys("jumpstarter.calls.a")) == {b"claim", b"settle"}
     broker.hold([deliveries[3].tag], 5.0, incarnation="a")
     broker.release("a")
-    assert {key for key in client.scan_iter() if b"." in key} == {b"jumpstarter.epoch"}
+    assert {key for key in client.scan_iter("jumpstarter.*") if b".publisher." not in key} == {b"jumpstarter.epoch"}
 
 
 def test_the_last_hold_that_ends_gives_the_others_their_lease_back(broker, clock):
@@ -627,12 +627,10 @@ def test_a_restorer_that_dies_under_kombus_lock_stops_the_others_for_a_while_onl
 
 def test_a_reaper_that_stalls_stops_nobody(broker, redis_server, client):
     """procrastinate#1408: the reaper itself stalls."""
-    telling, heard = os.pipe()
 
     class Stalling(RedisBroker):
         def _overdue(self, incarnation):
             tags = super()._overdue(incarnation)
-            os.write(heard, b"!")
             os.kill(os.getpid(), signal.SIGSTOP)
             return tags
 
@@ -644,17 +642,14 @@ def test_a_reaper_that_stalls_stops_nobody(broker, redis_server, client):
     claim(broker)
     client.zadd("jumpstarter.leases", {"a": 1.0})
     child = Forked(stall)
-    os.read(telling, 1)
+    assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])
     assert broker.reap().returned == 20
     again = claim(broker, by="b")
     os.kill(child.pid, signal.SIGCONT)
     # It had seen all of them, and wakes up after they were given to somebody else.
-    eventually(lambda: os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), within=PATIENCE, what="it goes on")
     assert child.result() == 0
     assert broker.depth("q") == 0
     assert broker.settle([settlement(one) for one in again], incarnation="b") == [True] * 20
-    os.close(telling)
-    os.close(heard)
 
 
 def test_twenty_thousand_claims_are_held_requeued_and_reaped(redis_server, client):
