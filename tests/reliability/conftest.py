@@ -33,6 +33,7 @@ class Desk:
 
     def environment(self, **settings: Any) -> dict[str, str]:
         new = {"PAINS_NEW": "1"} if settings.pop("new_version", False) else {}
+        new |= {"PAINS_LEASES": "1"} if settings.pop("leases", False) else {}
         return self.side.environment(
             APP,
             PAINS_BROKER=self.broker_url,
