@@ -1,13 +1,15 @@
 """A private RabbitMQ for tests, beside any other on the machine: ports, folders, cookie and epmd of its own, ended by process id.
 
-``rabbitmq_server`` is a fixture for modules that import it: one server for the module, without queues at the start of each test.
+``rabbitmq_server`` is a fixture for modules that import it: one server for the whole run, without queues at the start of each test.
 Starting takes about ten seconds, so commands go to a helper node that stays (``erl``, 2 ms each) rather than to ``rabbitmqctl``
 (1.5 s each).
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -16,7 +18,6 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -269,16 +270,19 @@ class RabbitServer:
         self.close()
 
 
-@pytest.fixture(scope="session")
-def shared_rabbitmq() -> Iterator[RabbitServer]:
-    if server_script() is None:
-        pytest.skip("rabbitmq-server is not installed")
-    with RabbitServer() as server:
-        yield server
+@functools.cache
+def _running() -> RabbitServer:
+    """One for all modules: a fixture that several modules import is made for each of them."""
+    server = RabbitServer().__enter__()
+    atexit.register(server.close)
+    return server
 
 
 @pytest.fixture
-def rabbitmq_server(shared_rabbitmq: RabbitServer) -> RabbitServer:
+def rabbitmq_server() -> RabbitServer:
     """A running server without queues. One for all tests: those that kill it start their own."""
-    shared_rabbitmq.delete_queues()
-    return shared_rabbitmq
+    if server_script() is None:
+        pytest.skip("rabbitmq-server is not installed")
+    server = _running()
+    server.delete_queues()
+    return server

@@ -10,9 +10,9 @@ import pytest
 
 from jumpstarter.brokers.kombu import AmqpBroker
 from jumpstarter.testing.broker_kit import BrokerKit
-from tests.rabbitmq_server import rabbitmq_server, shared_rabbitmq
+from tests.rabbitmq_server import rabbitmq_server
 
-__all__ = ["rabbitmq_server", "shared_rabbitmq"]
+__all__ = ["rabbitmq_server"]
 
 pytestmark = pytest.mark.timeout(600)  # the first test starts the server, which takes minutes on a busy machine
 

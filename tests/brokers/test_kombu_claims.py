@@ -19,9 +19,9 @@ from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationErro
 from jumpstarter.jobs import ACKED, RETURN, Envelope, Quarantine
 from jumpstarter.testing.broker_kit import LEASE, Forked, bodies, envelope, settlement
 from tests.peers import eventually
-from tests.rabbitmq_server import rabbitmq_server, shared_rabbitmq
+from tests.rabbitmq_server import rabbitmq_server
 
-__all__ = ["rabbitmq_server", "shared_rabbitmq"]
+__all__ = ["rabbitmq_server"]
 
 pytestmark = pytest.mark.timeout(400)  # the first test starts the server, which takes minutes on a busy machine
 

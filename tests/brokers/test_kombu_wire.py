@@ -228,8 +228,10 @@ def test_a_message_whose_properties_are_broken_has_a_fault():
 
 def test_the_way_through_the_delay_is_not_seen_in_the_end():
     bits = ".".join("0" * 27 + "1")
-    assert undelayed("celery_delayed_0", f"{bits}.shop.mail") == ("", "shop.mail")
-    assert undelayed("shop", "0.1.mail") == ("shop", "0.1.mail")
+    assert undelayed(f"{bits}.shop.mail") == "shop.mail"
+    assert undelayed(f"{bits}.@shop") == ""
+    assert undelayed("0.1.mail") is None
+    assert undelayed("shop.mail." * 20) is None
 
 
 def test_a_published_envelope_has_the_properties_that_celery_sends():

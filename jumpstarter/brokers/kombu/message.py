@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from jumpstarter.brokers.kombu import wire
-from jumpstarter.brokers.kombu.topology import undelayed
+from jumpstarter.brokers.kombu.topology import LEVELS, undelayed
 from jumpstarter.embedded.packing import pack_evidence
 from jumpstarter.errors import Undecodable
 from jumpstarter.jobs import Delivery, Envelope, Quarantined
@@ -77,8 +77,10 @@ def envelope_of(message: wire.Message, queue: str) -> tuple[Envelope, Mapping[st
         marks = {name: headers[name] for name in _OURS & headers.keys()}
         exchange, routing_key = _route(headers, exchange, routing_key)
         headers = {name: value for name, value in headers.items() if name not in _OURS}
-    if len(routing_key) > len(queue):
-        exchange, routing_key = undelayed(exchange, routing_key)
+    if len(message.routing_key) > 2 * LEVELS and undelayed(message.routing_key) is not None:
+        headers = {name: value for name, value in headers.items() if not is_servers(name)}
+        if ROUTE not in marks:
+            exchange, routing_key = "", undelayed(message.routing_key) or queue
     due = marks.get(DUE)
     envelope = Envelope(
         queue=queue,
@@ -144,10 +146,8 @@ def copied(message: wire.Message, changes: Mapping[str, Any], *, keep_route: boo
     plain = not any(is_servers(name) for name in headers)
     if plain and not message.exchange and all(headers.get(name) == value for name, value in changes.items()):
         return message.properties
-    if keep_route and message.exchange and ROUTE not in headers:
-        exchange, routing_key = undelayed(message.exchange, message.routing_key)
-        if exchange:
-            headers[ROUTE] = [exchange, routing_key]
+    if keep_route and message.exchange and ROUTE not in headers and undelayed(message.routing_key) is None:
+        headers[ROUTE] = [message.exchange, message.routing_key]
     headers.update(changes)
     gone = {name for name, value in changes.items() if value is None}
     properties["headers"] = {name: value for name, value in headers.items() if name not in gone and not is_servers(name)}

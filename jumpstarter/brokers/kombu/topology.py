@@ -228,9 +228,10 @@ def _marked(queue: str) -> str:
     return _MARK + name
 
 
-def undelayed(exchange: str, routing_key: str) -> tuple[str, str]:
-    """Exchange and routing key of a message as its publisher knew them, where it came through delayed delivery."""
+def undelayed(routing_key: str) -> str | None:
+    """The routing key as its publisher knew it, of a message that came through delayed delivery (empty where we sent it to a queue
+    ourselves); None for others."""
     bits, rest = routing_key[: 2 * LEVELS], routing_key[2 * LEVELS :]
-    if rest and len(bits) == 2 * LEVELS and set(bits[::2]) <= {"0", "1"} and set(bits[1::2]) == {"."}:
-        return "", "" if rest.startswith(_MARK) else rest
-    return exchange, routing_key
+    if rest and set(bits[::2]) <= {"0", "1"} and set(bits[1::2]) == {"."}:
+        return "" if rest.startswith(_MARK) else rest
+    return None
