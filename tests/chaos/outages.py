@@ -151,6 +151,7 @@ class _Site:
 
 REDIS = ("kill_clients", "stop_short", "silence", "half_open", "reset", "cut_answers", "restart", "stop_long")
 RABBITMQ = (
+    "consumer_timeout",
     "close_connections",
     "stop_short",
     "restart_app",
