@@ -77,9 +77,9 @@ def test_4_a_task_that_kills_its_process_ends_in_quarantine_and_hurts_no_other(d
 
 
 def test_5_children_for_one_task_each_with_large_arguments_under_a_storm_of_kills_never_stall(desk: Desk) -> None:
-    count = normal(40, 500)
-    node = desk.worker("-c", "4", "--max-tasks-per-child", "1")
+    count = normal(24, 500)
     ids = desk.run(f"big = 'x' * (8 << 20)\nanswer = [pains.hold.delay(0.1, big).id for _ in range({count})]")
+    node = desk.worker("-c", "4", "--max-tasks-per-child", "1")
     killed = 0
     while len({entry["id"] for entry in desk.finishes()}) < count:
         victims = children_of(node)
@@ -219,10 +219,10 @@ def test_26_a_worker_does_not_grow(desk: Desk) -> None:
     node = desk.worker("-c", "2", task_ignore_result=True)
     warm, more = normal(4_000, 20_000), normal(12_000, 100_000)
     send = "with pains.app.bulk_publish():\n    for _ in range({}): pains.hold_early.delay(0)"
-    desk.run(send.format(warm))
+    desk.run(send.format(warm), task_ignore_result=True)
     desk.ledger.wait(warm, within=90, event="finish")
     before, files = resident(node.pid), descriptors(node.pid)
-    desk.run(send.format(more))
+    desk.run(send.format(more), task_ignore_result=True)
     desk.ledger.wait(warm + more, within=120, event="finish")
     assert resident(node.pid) - before < 4 << 20, "some 300 bytes a task would show"
     assert descriptors(node.pid) <= files + 4
