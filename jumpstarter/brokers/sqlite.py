@@ -306,12 +306,17 @@ class SqliteBroker(Broker):
         )
 
     def _return_over(self) -> int:
-        now = {"now": self._clock.monotonic()}
-        ((is_any,),) = self._database.read(lambda connection: connection.execute(_ANY_OVER, now).fetchall())
-        if not is_any:
+        # The clock is read when the database is ours, not before the wait for it: a lease that was renewed in between would seem to
+        # run longer than it was granted for, as one from before a reboot does.
+        def look(connection: sqlite3.Connection) -> bool:
+            ((is_any,),) = connection.execute(_ANY_OVER, {"now": self._clock.monotonic()}).fetchall()
+            return bool(is_any)
+
+        if not self._database.read(look):
             return 0
 
         def work(connection: sqlite3.Connection) -> int:
+            now = {"now": self._clock.monotonic()}
             returned = connection.execute(_RETURN_OVER, now).rowcount
             connection.execute(_END_OVER, now)
             return returned

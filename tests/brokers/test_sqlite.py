@@ -475,3 +475,22 @@ def test_whoever_holds_a_claim_is_not_silent(url):
         assert broker.reap().returned == 0, "the others' lease began anew, too"
         clock.advance(2)
         assert broker.reap().returned == 1
+
+
+def test_a_lease_that_is_renewed_while_a_reaper_waits_for_the_file_is_not_from_before_the_boot(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/queues.db"
+    with SqliteBroker(url) as worker, SqliteBroker(url) as reaper:
+        worker.publish([envelope()])
+        worker.claim(["q"], 1, incarnation="alive", lease=30)
+        # A transaction of somebody else's: the reaper has looked, and waits for the file to write.
+        other = sqlite3.connect(tmp_path / "queues.db", isolation_level=None, check_same_thread=False)
+        other.execute("UPDATE jumpstarter_leases SET expires = 0, length = 30")  # over, so that it has a reason to write
+        other.execute("BEGIN IMMEDIATE")
+        reaping = threading.Thread(target=reaper.reap)
+        reaping.start()
+        time.sleep(0.2)  # it has read its clock by then, if it reads it too early
+        other.execute("UPDATE jumpstarter_leases SET expires = ?, length = 30", (time.monotonic() + 30,))
+        other.execute("COMMIT")
+        other.close()
+        reaping.join(10)
+        assert len(worker.held("alive")) == 1
