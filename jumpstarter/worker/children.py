@@ -330,7 +330,9 @@ class Children:
         self._forget(child)
         if self._current(child.index) is None:
             self._replace(child)
-        await self._bury(child, started, exited)
+        has_said_goodbye = exited.code == 0 and (child.is_retiring or self._is_stopping)
+        if not has_said_goodbye:  # else it has settled what it could and given back the rest
+            await self._bury(child, started, exited)
 
     async def _part_with_unready(self, child: Child, started: Mapping[str, Started], exited: Exited) -> None:
         await self._bury(child, started, exited)
