@@ -89,7 +89,8 @@ async def aclean_up(path: str) -> None:
     try:
         await anyio.sleep(3600)
     finally:
-        await anyio.Path(path).write_text("cleaned up")
+        with anyio.CancelScope(shield=True):
+            await anyio.Path(path).write_text("cleaned up")
 
 
 TOYS = ToyApplication(
