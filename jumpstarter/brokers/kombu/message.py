@@ -77,10 +77,12 @@ def envelope_of(message: wire.Message, queue: str) -> tuple[Envelope, Mapping[st
         marks = {name: headers[name] for name in _OURS & headers.keys()}
         exchange, routing_key = _route(headers, exchange, routing_key)
         headers = {name: value for name, value in headers.items() if name not in _OURS}
-    if len(message.routing_key) > 2 * LEVELS and undelayed(message.routing_key) is not None:
+    delayed = undelayed(message.routing_key) if len(message.routing_key) > 2 * LEVELS else None
+    if delayed is not None or LEASED in marks:
+        # What the server wrote down on a way of our own making.
         headers = {name: value for name, value in headers.items() if not is_servers(name)}
-        if ROUTE not in marks:
-            exchange, routing_key = "", undelayed(message.routing_key) or queue
+    if delayed is not None and ROUTE not in marks:
+        exchange, routing_key = "", delayed or queue
     due = marks.get(DUE)
     envelope = Envelope(
         queue=queue,

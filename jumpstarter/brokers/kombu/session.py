@@ -545,6 +545,8 @@ class Session:
                 self._unacked.pop(number, None)
                 acks.append(wire.reject(WORK, number))
             ticket = self._commit(publishes, acks)
+            if self.link.failure is not None:
+                raise self.link.failure
             for tag in todo:
                 del self.held[tag]
         # An ack alone is not waited for, as long as the server was just heard: where it gets lost the connection is lost with it,
@@ -690,8 +692,8 @@ class Session:
         arguments = {
             "x-message-ttl": LEASE_TTL * 1000,
             "x-dead-letter-exchange": "",
-            # Longer than from one refresh to the next: an expired queue takes along what is claimed from it.
-            "x-expires": int(1000 * (LEASE_TTL + 2 * self._broker.consumer_timeout)),
+            # Longer than from one refresh to the next: a queue that expires takes along what is claimed from it.
+            "x-expires": int(1000 * (6 * LEASE_TTL + 2 * self._broker.consumer_timeout)),
         }
         declarer.queue_declare(name, arguments=arguments)
         declarer.queue_bind(name, name)
