@@ -14,6 +14,7 @@ from compat_celery import _state, states
 from compat_celery.canvas import maybe_signature
 from compat_celery.exceptions import ChordError
 from compat_celery.result import GroupResult
+from jumpstarter.errors import ResultsUnavailable
 from jumpstarter.jobs import Document, Envelope
 
 logger = logging.getLogger("celery.backends.base")
@@ -42,12 +43,17 @@ def complete_chord(backend: Any, request: Any, bodies: Sequence[bytes]) -> tuple
 
 def run_body(backend: Any, request: Any, bodies: Sequence[bytes]) -> None:
     """Send the body with the header's results, or, when one of them is a failure, store the body's failure and tell its
-    errbacks."""
+    errbacks.
+
+    :raises ResultsUnavailable: the store does not answer; nothing was sent or stored.
+    """
     app = backend.app
     body = maybe_signature(request.chord, app=app)
     with _on_behalf_of(app, request):
         try:
             values = _in_shape(backend, request.group, _results(backend, bodies))
+        except ResultsUnavailable:
+            raise  # says nothing about the chord: whoever settles tries again
         except ChordError as exc:
             logger.exception("Chord %r raised: %r", request.group, exc)
             backend.chord_error_from_stack(body, exc)

@@ -51,6 +51,10 @@ class InlineWorker:
             self.outcomes.append(outcome)
         return limit
 
+    def give_back(self) -> None:
+        """Return what it still holds to its queues."""
+        self._broker.release(self._incarnation)
+
     def ran(self, task: str) -> list[Outcome]:
         """The outcomes of the tasks of this name."""
         return [outcome for outcome in self.outcomes if outcome.job is not None and outcome.job.name == task]

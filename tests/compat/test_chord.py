@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from compat_celery.app.publisher import broker_for
 from compat_celery.canvas import chain, chord, group
 from compat_celery.exceptions import ChordError
+from jumpstarter.errors import ResultsUnavailable
 from tests.compat.inline_worker import InlineWorker, make_app
 from tests.redis_server import redis_server, shared_redis  # noqa: F401 - fixtures
 
@@ -88,6 +89,26 @@ def test_a_body_gets_the_results_in_order(app, worker, tasks):
     result = chord([tasks["add"].s(i) for i in range(10)], tasks["collect"].s()).apply_async()
     worker.run()
     assert result.get(timeout=1) == list(range(10))
+    assert len(worker.ran("collect")) == 1
+
+
+def test_a_store_that_is_away_when_a_chord_is_complete_delays_its_body_and_fails_nothing(app, worker, tasks, monkeypatch):
+    result = chord([tasks["add"].s(i) for i in range(3)], tasks["collect"].s()).apply_async()
+    store = app.backend.results
+    real, away = store.get, [True]
+
+    def get(keys):
+        if away:
+            away.clear()
+            raise ResultsUnavailable(store.url, "away for a moment")
+        return real(keys)
+
+    monkeypatch.setattr(store, "get", get)
+    with pytest.raises(ResultsUnavailable):
+        worker.run()
+    worker.give_back()
+    worker.run()
+    assert result.get(timeout=1) == [0, 1, 2]
     assert len(worker.ran("collect")) == 1
 
 
