@@ -3,7 +3,7 @@
 - ``memory``: one process; for tests and embedded workers.
 - ``sqlite``: one file for the processes of one machine; durable, nothing to install; the default.
 - ``redis``: many machines; Kombu's layout, so genuine Celery workers and clients share the queues.
-- ``kombu``: RabbitMQ (AMQP), natively, sharing its queues with genuine Celery; and every other transport of Kombu's.
+- ``kombu``: RabbitMQ (AMQP), sharing its queues with genuine Celery.
 
 They do not know each other nor the results stores. Every one of them has to pass :mod:`jumpstarter.testing.broker_kit`.
 """

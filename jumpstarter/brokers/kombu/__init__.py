@@ -1,6 +1,6 @@
-"""Brokers that Kombu connects to: AMQP servers, RabbitMQ first, natively; every other transport of Kombu's with what it can do.
+"""The broker that Kombu connects to: AMQP servers, RabbitMQ first. Kombu's other transports are still to come.
 
-For AMQP, from the outside in: ``broker`` (the port), ``session`` (what one incarnation holds: claims and settlements),
+From the outside in: ``broker`` (the port), ``session`` (what one incarnation holds: claims and settlements),
 ``publisher`` (confirmed publishing), ``quarantine``; ``topology`` (what is declared), ``message`` (our headers, copies); ``link``
 (a connection), ``wire`` (bytes). The only room in jumpstarter that imports Kombu.
 """
