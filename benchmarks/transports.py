@@ -1,6 +1,6 @@
 """What a message costs on RabbitMQ: claims and settlements of ours beside a bare py-amqp loop, in turns on one server.
 
-    python -m benchmarks.amqp [--messages 20000] [--rounds 3] [--processes 2] [--quorum] [--url amqp://…]
+    python -m benchmarks.transports [--messages 20000] [--rounds 3] [--processes 2] [--quorum] [--url amqp://…]
 
 Starts a private RabbitMQ unless told of one. Nothing runs but the transport: each side takes protocol 2 messages of a no-op task
 from a full queue and acks them, the bare loop with a prefetch of 200 and one ack for every hundred.
