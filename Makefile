@@ -46,6 +46,7 @@ bench: $(VENV)/.dev ## benchmarks against limits and peers, three quarters of an
 PEER ?= ours
 chaos: $(VENV)/.dev servers ## kill, stop and cut off real workers and brokers for half an hour; PEER=celery: genuine Celery's
 	$(BIN)/python -m tests.chaos $(CHAOS) --peer $(PEER)
+	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability
 
 clean: ## the environment and everything that was built
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
