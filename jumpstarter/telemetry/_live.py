@@ -180,19 +180,7 @@ class _Recording:
         return self
 
     def end(self, error: BaseException | None = None) -> None:
-        error = error or self._error
-        seconds = time.perf_counter() - self._began
-        try:
-            if self._token is not None:
-                detach(self._token)
-                self._token = None
-            if error is not None:
-                mark_failed(self._span, error)
-            self._span.end()
-            if self._histogram is not None or self._sent:
-                self._live.measure(self._attributes, self._histogram, seconds, error, sent=self._sent)
-        except Exception as failure:  # noqa: BLE001 - as in begin
-            self._live.complain(failure)
+        self.__exit__(None, error, None)
 
     def set(self, key: str, value: Any) -> None:
         self._span.set_attribute(key, value)
@@ -207,7 +195,19 @@ class _Recording:
     __enter__ = begin
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.end(error)
+        error = error or self._error
+        seconds = time.perf_counter() - self._began
+        try:
+            if self._token is not None:
+                detach(self._token)
+                self._token = None
+            if error is not None:
+                mark_failed(self._span, error)
+            self._span.end()
+            if self._histogram is not None or self._sent:
+                self._live.measure(self._attributes, self._histogram, seconds, error, sent=self._sent)
+        except Exception as failure:  # noqa: BLE001 - as in begin
+            self._live.complain(failure)
 
 
 def mark_failed(span: Span, error: BaseException) -> None:
@@ -300,7 +300,18 @@ class Live:
         attempt: int,
         extra: Mapping[str, Any] | None,
     ) -> _Recording:
-        attributes = self._message(queue, url, "process", "process", message_id, conversation_id, extra)
+        # As _message does it, but once for every job, and so without a call.
+        attributes: Attributes = {
+            **server_attributes(url),
+            OPERATION_NAME: "process",
+            OPERATION_TYPE: "process",
+            DESTINATION: queue,
+            MESSAGE_ID: message_id,
+        }
+        if conversation_id:
+            attributes[CONVERSATION_ID] = str(conversation_id)
+        if extra:
+            attributes.update(extra)
         if job:
             attributes[JOB_NAME] = job
         if attempt > 1:

@@ -236,7 +236,7 @@ def received(
 
     Say nothing about claims that brought none: an idle worker makes no traces.
     """
-    if (live := _process.resolve()) is not None:
+    if (live := _process.live or _process.resolve()) is not None:
         live.received(queue, headers, url, count, seconds, error)
 
 
@@ -244,7 +244,7 @@ def settled(
     queue: str, headers: Iterable[Headers], *, url: str, count: int, seconds: float, error: BaseException | None = None
 ) -> None:
     """``settle {queue}``: ``count`` messages were settled in one call that took ``seconds`` and ended just now."""
-    if (live := _process.resolve()) is not None:
+    if (live := _process.live or _process.resolve()) is not None:
         live.settled(queue, headers, url, count, seconds, error)
 
 

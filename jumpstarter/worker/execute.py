@@ -99,7 +99,12 @@ class Runner:
             return refusal
         self.running[job] = threading.get_ident()
         try:
-            outcome = self._trace(job) if tracing.enabled else self._call(job)
+            if tracing.enabled:
+                with self._span(job) as span:
+                    outcome = self._call(job)
+                    span.outcome(outcome.status, outcome.error)
+            else:
+                outcome = self._call(job)
         except self._interruptions:  # it came when the function was through, or was not caught in there
             outcome = self._interrupted(job)
         try:
@@ -110,12 +115,6 @@ class Runner:
     def run_beside(self, job: Job, slot: int) -> Outcome | None:
         """The same in a thread slot beside the pool's own."""
         return self.run(job, slot, "thread")
-
-    def _trace(self, job: Job) -> Outcome:
-        with self._span(job) as span:
-            outcome = self._call(job)
-            span.outcome(outcome.status, outcome.error)
-            return outcome
 
     def _call(self, job: Job) -> Outcome:
         try:
