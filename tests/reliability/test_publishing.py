@@ -435,7 +435,8 @@ def test_a_hundred_thousand_calls_whose_results_nobody_wants_leave_nothing_behin
         publish(100)
         before = publish(100)
         after = publish(1000)
-    assert after[1:] == before[1:]
+    # Not equal: threads that an earlier test left to end may end in between.
+    assert all(now <= then for now, then in zip(after[1:], before[1:], strict=True)), (before, after)
     assert after[3] == 0
     assert after[0] - before[0] < 2 << 20
     assert not [key for key in client.scan_iter() if not key.startswith(b"jumpstarter.publisher.")]
