@@ -662,12 +662,25 @@ class Session:
         """
         self.link.look()
         self.link.beat()
+        self._mind_silence()
         self._refresh()
         if self.is_watching and time.monotonic() - self._called > PATIENCE and self._claiming.acquire(blocking=False):
             try:
                 self._quieten(time.monotonic() + self._broker.timeout)
             finally:
                 self._claiming.release()
+
+    def _mind_silence(self) -> None:
+        """A connection may be dead and nobody tells: a firewall has forgotten it, or its server's machine is gone. Where the server
+        answers others, what it owes us will never come. A server that answers nobody (it is stopped, or the network is) may go on
+        where it was, and our claims with it."""
+        patience = self._broker.timeout
+        if self.link.silence() < patience or not self._broker.answers(min(patience, self.link.heartbeat / 3 or patience)):
+            return
+        self.link.look()
+        if (silence := self.link.silence()) >= patience:
+            why = f"not a word for {silence:.1f} s on this connection, while it answers on others"
+            self.link.fail(BrokerUnavailable(self._broker.url, why))
 
     # Claims that would become too old for the server
 
