@@ -41,6 +41,7 @@ from compat_celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
 from compat_celery.loaders.base import BaseLoader
 from compat_celery.utils.objects import mro_lookup
 from compat_celery.utils.saferepr import saferepr
+from jumpstarter.abc.results import Fence
 
 __all__ = (
     "EXCEPTION_STATES",
@@ -544,6 +545,10 @@ def record_failure(
     outcome.documents = (*outcome.documents, *documents)
     outcome.part = failure_part(backend, request, state, error)
     if request.errbacks:
+        if documents and backend.calls_errbacks_here(request):
+            # Those look at the failure, which settling would store only after them; it stores the same once more.
+            fence = None if outcome.job is None else Fence(uuid, outcome.delivery.attempt)
+            backend.results.put(documents, by=[fence] * len(documents))
         with deferred():
             backend._call_task_errbacks(request, error, traceback)
 

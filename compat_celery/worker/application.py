@@ -27,6 +27,7 @@ from compat_celery.exceptions import ImproperlyConfigured, NotRegistered, Reject
 from compat_celery.utils.serialization import jsonify
 from compat_celery.worker import state as worker_state
 from compat_celery.worker.request import Request, request_of
+from compat_celery.worker.verdicts import again, verdict, was_delivered
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import MessageError, Undecodable, UnknownTask
 from jumpstarter.jobs import ACK, Action, Delivery, Handler, Job, Outcome, Park, Place, Quarantine
@@ -158,7 +159,7 @@ class CeleryApplication:
         error: Exception = SoftTimeLimitExceeded(limit) if soft else TimeLimitExceeded(limit)
         task = self.app.tasks[job.name]
         logger.error("%s time limit (%gs) exceeded for %s[%s]", "Soft" if soft else "Hard", limit, job.name, job.id)
-        outcome = self._fail(job.delivery, job, job.context, error, verdict(task, states.FAILURE, error), task.backend)
+        outcome = self._fail(job.delivery, job, job.context, error, verdict(task, states.FAILURE), task.backend)
         self._tell_failure(task, job, error)
         return outcome
 
@@ -239,6 +240,27 @@ class CeleryApplication:
                 [outcome.job.id for outcome in outcomes if outcome.job is not None and outcome.status == states.SUCCESS]
             )
 
+    def reject(self, outcome: Outcome, job: Job, request: Context, error: Reject) -> None:
+        """A task has rejected its message for good: it will never run again, so it has failed for those who wait for it."""
+        task = self.app.tasks[job.name]
+        token = current.set(outcome)
+        try:
+            store = not request.ignore_result or task.store_errors_even_if_ignored
+            trace.record_failure(task.backend, job.id, error, request, traceback=None, store=store)
+        finally:
+            current.reset(token)
+        outcome.status, outcome.error = states.FAILURE, error
+        info = ExceptionInfo((type(error), error, error.__traceback__))
+        signals.task_failure.send(
+            sender=task,
+            task_id=job.id,
+            exception=error,
+            args=request.args,
+            kwargs=request.kwargs,
+            traceback=error.__traceback__,
+            einfo=info,
+        )
+
     def child_started(self) -> None:
         self._is_child = True
         # The pid is part of what a child says about itself; signals that users connected open their connections here.
@@ -282,7 +304,7 @@ class CeleryApplication:
         if call is None:
             return Context(head.headers)
         assert delivery.envelope is not None
-        return Context(call.request(delivery.envelope, hostname=self.hostname, redelivered=delivery.attempt > 1))
+        return Context(call.request(delivery.envelope, hostname=self.hostname, redelivered=was_delivered(delivery)))
 
 
 class TaskHandler:
@@ -304,7 +326,7 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            request = call.request(envelope, hostname=application.hostname, redelivered=delivery.attempt > 1)
+            request = call.request(envelope, hostname=application.hostname, redelivered=was_delivered(delivery))
             tracer = self.task.__trace__ or self._make_tracer()
             result = tracer(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
@@ -312,7 +334,7 @@ class TaskHandler:
         finally:
             current.reset(token)
         if outcome.status != states.SUCCESS:
-            outcome.action = verdict(self.task, outcome.status, result.retval)
+            self._conclude(outcome, job, call, request, result.retval)
         return outcome
 
     async def arun(self, job: Job) -> Outcome:
@@ -324,7 +346,7 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            request = call.request(envelope, hostname=application.hostname, redelivered=delivery.attempt > 1)
+            request = call.request(envelope, hostname=application.hostname, redelivered=was_delivered(delivery))
             tracer = self._acaller or self._make_coroutine_tracer()
             result = await tracer.acall(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
@@ -332,8 +354,17 @@ class TaskHandler:
         finally:
             current.reset(token)
         if outcome.status != states.SUCCESS:
-            outcome.action = verdict(self.task, outcome.status, result.retval)
+            self._conclude(outcome, job, call, request, result.retval)
         return outcome
+
+    def _conclude(self, outcome: Outcome, job: Job, call: protocol.Call, request: dict[str, Any], retval: Any) -> None:
+        """What becomes of the message of a task that did not succeed."""
+        outcome.action = verdict(self.task, outcome.status)
+        if isinstance(retval, Reject):
+            if retval.requeue:
+                outcome.publish = [*outcome.publish, again(job.delivery)]
+            else:
+                self._application.reject(outcome, job, Context(request, args=call.args, kwargs=call.kwargs), retval)
 
     def _make_tracer(self) -> Any:
         task, application = self.task, self._application
@@ -370,21 +401,6 @@ def unknown_tasks(conf: Any) -> str:
     if setting not in ("fail", "park"):
         raise ImproperlyConfigured(f"worker_unknown_tasks must be 'fail' or 'park', not {setting!r}")
     return setting
-
-
-def verdict(task: Any, status: str, retval: Any) -> Action:
-    """What happens to the message of a task that ended so. Pure."""
-    if status == states.REJECTED and isinstance(retval, Reject) and retval.requeue:
-        # Behind those that wait, by way of the parked ones: at the front it would be taken again at once, for ever.
-        return Park(0.0)
-    if status == states.FAILURE and task.acks_late and not _acks_failures(task):
-        return Quarantine("the task failed, and acks_on_failure_or_timeout is off")
-    return ACK
-
-
-def _acks_failures(task: Any) -> bool:
-    specific = getattr(task, "acks_on_failure", None)
-    return bool(task.acks_on_failure_or_timeout if specific is None else specific)
 
 
 def tasks_of(app: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@
     python -m tests.conformance integration                       the whole suite, ours; fails when an id of the yardstick does
     python -m tests.conformance t/unit/utils/test_text.py          one file, or a single id
     python -m tests.conformance integration --broker rabbitmq      RabbitMQ as broker, results in Redis (rpc: results there too)
-    python -m tests.conformance integration --freeze              genuine Celery, best of 3: writes the yardstick
+    python -m tests.conformance integration --freeze              genuine Celery, best of 3: writes the yardstick (of a file: its part)
     python -m tests.conformance t/… --side genuine -- -k name      anything behind -- goes to pytest
 
 The exit status is 0 when every id of the yardstick passed, or every test where there is none.
@@ -108,9 +108,9 @@ class _Runner:
                 break
             verdicts |= {verdict.id: verdict for verdict in self.run(failed) if verdict.outcome == "passed"}
         passed = [verdict.id for verdict in verdicts.values() if verdict.outcome == "passed"]
-        yardstick.freeze(self.suite, self.broker, passed)
-        report.keep(self.suite, self.broker, "genuine", list(verdicts.values()))
-        print(f"{len(passed)} ids: {yardstick.path_of(self.suite, self.broker)}")
+        suite = self.suite if self.suite in SUITES else self.suite.split("/")[1]
+        yardstick.freeze(suite, self.broker, files_of(self.root, self.suite), passed)
+        print(f"{len(passed)} ids: {yardstick.path_of(suite, self.broker)}")
         return 0
 
     def compare(self, ids: Sequence[str]) -> int:

@@ -3,7 +3,7 @@ reasons. Pure but for the files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "yardstick"
@@ -20,10 +20,11 @@ def read(suite: str, broker: str) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def freeze(suite: str, broker: str, passed: Iterable[str]) -> None:
-    """Write them down, sorted."""
+def freeze(suite: str, broker: str, files: Collection[str], passed: Iterable[str]) -> None:
+    """Write them down, sorted, in the place of what was known about these files."""
     FOLDER.mkdir(exist_ok=True)
-    path_of(suite, broker).write_text("".join(f"{each}\n" for each in sorted(set(passed))), encoding="utf-8")
+    others = [each for each in read(suite, broker) if each.partition("::")[0] not in files]
+    path_of(suite, broker).write_text("".join(f"{each}\n" for each in sorted({*others, *passed})), encoding="utf-8")
 
 
 def exceptions(suite: str) -> dict[str, str]:
