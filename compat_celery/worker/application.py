@@ -25,6 +25,7 @@ from compat_celery.app.effects import current
 from compat_celery.app.task import Context
 from compat_celery.exceptions import ImproperlyConfigured, NotRegistered, Reject, TaskRevokedError
 from compat_celery.utils.serialization import jsonify
+from compat_celery.worker import revocations
 from compat_celery.worker import state as worker_state
 from compat_celery.worker.request import Request, request_of
 from compat_celery.worker.verdicts import again, verdict, was_delivered
@@ -186,7 +187,7 @@ class CeleryApplication:
 
     def bar(self, job: Job) -> Outcome | None:
         head: protocol.Head = job.context
-        if not worker_state.is_revoked(job.id, head.headers.get("stamps")):
+        if not revocations.is_revoked(job.id, head.headers.get("stamps")):
             return None
         logger.info("Discarding revoked task: %s[%s]", job.name, job.id)
         task = self.app.tasks[job.name]
@@ -201,7 +202,7 @@ class CeleryApplication:
                 worker_state.revoked.update(ids)
                 self.bars = True
             case {"revoke_stamps": dict(headers)}:
-                worker_state.revoke_stamps(headers)
+                revocations.revoke_stamps(headers)
                 self.bars = True
             case {"time_limit": [str(name), soft, hard]}:
                 task = self.app.tasks[name]

@@ -18,6 +18,7 @@ from kombu.utils.functional import maybe_list
 from compat_celery import states
 from compat_celery.utils.serialization import jsonify, strtobool
 from compat_celery.utils.time import rate
+from compat_celery.worker import revocations
 from compat_celery.worker import state as worker_state
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -252,7 +253,7 @@ def revoke_by_stamped_headers(state: Any, headers: Any, terminate: bool = False,
     state.consumer.tell({"revoke_stamps": headers})
     if not terminate:
         return ok(f"headers {headers} flagged as revoked, but not terminated")
-    running = [info["id"] for info in state.consumer.active() if worker_state.has_stamp(info.get("stamps") or {}, headers)]
+    running = [info["id"] for info in state.consumer.active() if revocations.has_stamp(info.get("stamps") or {}, headers)]
     for each in running:
         logger.info("Terminating %s (%s)", each, signal)
         state.consumer.cancel(each)

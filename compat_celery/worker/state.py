@@ -1,114 +1,235 @@
-"""What a worker knows in this process: which tasks are revoked, what it has run. Used by: worker.application, worker.control.
+"""What a worker process knows about its tasks, by Celery's names: for programs and extensions that look.
 
-Celery's module of this name is the consumer's; here each process that runs jobs has one, and the node's own process has one for
-what its remote control was told.
+Jumpstarter's jobs live in its child processes, so the sets of requests here hold what somebody puts in through the functions
+below. ``revoked`` and the two flags are looked at by the worker of this process.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shelve
+import weakref
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any, TypeVar
 
-from kombu.utils.functional import maybe_list
+from kombu.serialization import pickle, pickle_protocol
 
+from compat_celery import __version__
+from compat_celery._names import celery_named
 from compat_celery.exceptions import ImproperlyConfigured, WorkerShutdown, WorkerTerminate
 from compat_celery.utils.collections import LimitedSet
 
 __all__ = (
     "SOFTWARE_INFO",
-    "all_total_count",
-    "is_revoked",
+    "Persistent",
+    "active_requests",
     "maybe_shutdown",
     "merge_revoked",
-    "reset_state",
-    "revoke_stamps",
+    "requests",
+    "reserved_requests",
     "revoked",
     "revoked_stamps",
-    "successful_requests",
+    "scheduled_requests",
+    "task_accepted",
+    "task_ready",
+    "task_reserved",
+    "task_scheduled",
     "total_count",
 )
 
+N = TypeVar("N", int, float)
 
-def _number_in(variable: str, default: float) -> float:
-    text = os.environ.get(variable)
+
+def _env(name: str, default: N, kind: Callable[[str], N]) -> N:
+    value = os.environ.get(name)
+    if value is None:
+        return default
     try:
-        return default if text is None else float(text)
+        return kind(value)
     except ValueError as error:
-        raise ImproperlyConfigured(f"the environment variable {variable} must be a number, not {text!r}") from error
+        raise ImproperlyConfigured(f"Invalid value for {name}: expected {kind.__name__}, got {value!r}") from error
 
 
-#: What workers say of themselves. The first is Celery's: monitors look for it.
-SOFTWARE_INFO: Final = {"sw_ident": "py-celery", "sw_ver": "5.7.0", "sw_sys": platform.system()}
-#: At most so many revoked ids are kept, the newest, and for so many seconds.
-REVOKES_MAX: Final = int(_number_in("CELERY_WORKER_REVOKES_MAX", 50_000))
-REVOKE_EXPIRES: Final = _number_in("CELERY_WORKER_REVOKE_EXPIRES", 10_800)
-#: The same for the ids of tasks that succeeded.
-SUCCESSFUL_MAX: Final = int(_number_in("CELERY_WORKER_SUCCESSFUL_MAX", 1000))
-SUCCESSFUL_EXPIRES: Final = _number_in("CELERY_WORKER_SUCCESSFUL_EXPIRES", 10_800)
+def _int_env(name: str, default: int) -> int:
+    return _env(name, default, int)
 
-#: Tasks that have ended here, by name; and their number, in a list as Celery has it.
-total_count: Counter[str] = Counter()
-all_total_count: list[int] = [0]
-#: The ids of tasks that succeeded, where somebody wants to know (workers in tests).
+
+def _float_env(name: str, default: float) -> float:
+    return _env(name, float(default), float)
+
+
+#: What this software calls itself in events.
+SOFTWARE_INFO = {"sw_ident": "py-celery", "sw_ver": __version__, "sw_sys": platform.system()}
+
+#: How many revoked tasks are remembered, and for how many seconds.
+REVOKES_MAX = _int_env("CELERY_WORKER_REVOKES_MAX", 50000)
+REVOKE_EXPIRES = _float_env("CELERY_WORKER_REVOKE_EXPIRES", 10800)
+
+#: The same for tasks that succeeded.
+SUCCESSFUL_MAX = _int_env("CELERY_WORKER_SUCCESSFUL_MAX", 1000)
+SUCCESSFUL_EXPIRES = _float_env("CELERY_WORKER_SUCCESSFUL_EXPIRES", 10800)
+
+#: Requests by their ids, and those of them that are reserved, that run, that wait for their time.
+requests: dict[str, Any] = {}
+reserved_requests: weakref.WeakSet[Any] = weakref.WeakSet()
+active_requests: weakref.WeakSet[Any] = weakref.WeakSet()
+scheduled_requests: weakref.WeakSet[Any] = weakref.WeakSet()
+
+#: Ids of tasks that succeeded lately.
 successful_requests = LimitedSet(maxlen=SUCCESSFUL_MAX, expires=SUCCESSFUL_EXPIRES)
-#: The ids that must not start any more.
+
+#: How many tasks were started, by their names, and in all.
+total_count: Counter[str] = Counter()
+all_total_count = [0]
+
+#: Ids of revoked tasks.
 revoked = LimitedSet(maxlen=REVOKES_MAX, expires=REVOKE_EXPIRES)
-#: By stamped header: the values whose tasks must not start any more.
-revoked_stamps: dict[str, list[Any]] = {}
 
-#: Set by those who want this worker to end: an exit code, or None.
-should_stop: int | None = None
-should_terminate: int | None = None
+#: Values of stamps whose tasks are revoked.
+revoked_stamps: dict[str, Any] = {}
 
-
-def merge_revoked(ids: Iterable[str] | None) -> None:
-    """Add ids that were revoked elsewhere. What they say about the time is left aside: clocks differ."""
-    if ids:
-        revoked.update(list(ids))
-
-
-def revoke_stamps(headers: Mapping[str, Any]) -> None:
-    """Revoke every task that is stamped with one of these values (one or a list) under one of these headers."""
-    for header, stamps in headers.items():
-        revoked_stamps[header] = [*revoked_stamps.get(header, ()), *maybe_list(stamps)]
-
-
-def is_revoked(task_id: str, stamps: Mapping[str, Any] | None) -> bool:
-    """Whether a task with this id and these stamps must not start."""
-    if task_id in revoked:
-        return True
-    return bool(stamps) and has_stamp(stamps or {}, revoked_stamps)
-
-
-def has_stamp(stamps: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether one of the ``wanted`` values (one or a list) stands under its header. Pure."""
-    for header, values in wanted.items():
-        mine = maybe_list(stamps.get(header)) or []
-        # Compared one by one: stamps may be of any JSON type, also of such that cannot be hashed.
-        if any(stamp in (maybe_list(values) or []) for stamp in mine):
-            return True
-    return False
+#: An exit code, or True, when the worker shall end: when its tasks are done, or at once.
+should_stop: Any = None
+should_terminate: Any = None
 
 
 def reset_state() -> None:
     """Forget everything."""
+    for store in (requests, reserved_requests, active_requests, scheduled_requests, successful_requests):
+        store.clear()
     total_count.clear()
     all_total_count[:] = [0]
-    successful_requests.clear()
     revoked.clear()
     revoked_stamps.clear()
 
 
+def merge_revoked(task_ids: Iterable[str] | None) -> None:
+    """Add ids that were revoked elsewhere, or before a restart, as if it had been now.
+
+    The times that they come with are dropped: ours count from the boot of this machine, and another's say nothing here.
+    """
+    if task_ids:
+        revoked.update(list(task_ids))
+
+
 def maybe_shutdown() -> None:
-    """Raise what somebody asked for by :data:`should_stop` or :data:`should_terminate`.
+    """End the worker when one of the flags is set.
 
     :raises WorkerTerminate: at once.
-    :raises WorkerShutdown: when what runs is done.
+    :raises WorkerShutdown: when its tasks are done.
     """
+    # 0 is an exit code.
     if should_terminate is not None and should_terminate is not False:
         raise WorkerTerminate(should_terminate)
     if should_stop is not None and should_stop is not False:
         raise WorkerShutdown(should_stop)
+
+
+def task_reserved(request: Any) -> None:
+    """A task waits for a slot."""
+    requests[request.id] = request
+    reserved_requests.add(request)
+    scheduled_requests.discard(request)
+
+
+def task_scheduled(request: Any) -> None:
+    """A task waits for its time."""
+    if request in reserved_requests or request in active_requests:
+        return  # its time came while somebody was about to say this
+    requests[request.id] = request
+    scheduled_requests.add(request)
+
+
+def task_accepted(request: Any, _all_total_count: list[int] | None = None) -> None:
+    """A task runs."""
+    requests[request.id] = request
+    active_requests.add(request)
+    total_count[request.name] += 1
+    (_all_total_count or all_total_count)[0] += 1
+
+
+def task_ready(request: Any, successful: bool = False) -> None:
+    """A task has ended."""
+    if successful:
+        successful_requests.add(request.id)
+    requests.pop(request.id, None)
+    for among in (active_requests, reserved_requests, scheduled_requests):
+        among.discard(request)
+
+
+@celery_named
+class Persistent:
+    """Keeps the ids of revoked tasks and the logical clock in a file between two lives of a worker.
+
+    :param state: a module like this one.
+    :param filename: as :mod:`shelve` takes it.
+    :param clock: a Lamport clock.
+    """
+
+    storage = shelve
+    protocol = pickle_protocol
+    compress = staticmethod(zlib.compress)
+    decompress = staticmethod(zlib.decompress)
+    _is_open = False
+
+    def __init__(self, state: Any, filename: str, clock: Any = None) -> None:
+        self.state = state
+        self.filename = filename
+        self.clock = clock
+        self.merge()
+
+    def open(self) -> Any:
+        """Open the file."""
+        return self.storage.open(self.filename, protocol=self.protocol, writeback=True)
+
+    @cached_property
+    def db(self) -> Any:
+        """The file, opened at the first use."""
+        self._is_open = True
+        return self.open()
+
+    def merge(self) -> None:
+        """Take what the file has."""
+        self._merge_with(self.db)
+
+    def sync(self) -> None:
+        """Write."""
+        self._sync_with(self.db)
+        self.db.sync()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._is_open:
+            self.db.close()
+            self._is_open = False
+
+    def save(self) -> None:
+        """Write, and close the file."""
+        self.sync()
+        self.close()
+
+    @property
+    def _revoked_tasks(self) -> Any:
+        return self.state.revoked
+
+    def _merge_with(self, d: Any) -> Any:
+        if d.get("zrevoked"):
+            self.state.merge_revoked(pickle.loads(self.decompress(d["zrevoked"])))
+        elif "zrevoked" not in d and "revoked" in d:  # written by Celery 3
+            self.state.merge_revoked(d.pop("revoked"))
+        self._revoked_tasks.purge()
+        if self.clock:
+            d["clock"] = self.clock.adjust(d.get("clock") or 0)
+        return d
+
+    def _sync_with(self, d: Any) -> Any:
+        self._revoked_tasks.purge()
+        d["__proto__"] = 3
+        # A plain list, which Celery reads too: a class would be pickled by a name that may not be importable.
+        d["zrevoked"] = self.compress(pickle.dumps(list(self._revoked_tasks), protocol=self.protocol))
+        d["clock"] = self.clock.forward() if self.clock else 0
+        return d

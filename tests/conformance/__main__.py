@@ -5,7 +5,7 @@
     python -m tests.conformance integration                       the whole suite, ours; fails when an id of the yardstick does
     python -m tests.conformance t/unit/utils/test_text.py          one file, or a single id
     python -m tests.conformance integration --broker rabbitmq      RabbitMQ as broker, results in Redis (rpc: results there too)
-    python -m tests.conformance integration --freeze              genuine Celery, best of 3: writes the yardstick (of a file: its part)
+    python -m tests.conformance integration --freeze              genuine Celery, best of 3: writes the yardstick, or a part
     python -m tests.conformance t/… --side genuine -- -k name      anything behind -- goes to pytest
 
 The exit status is 0 when every id of the yardstick passed, or every test where there is none.

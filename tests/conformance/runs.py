@@ -143,7 +143,8 @@ def _pytest(environment: Environment, root: Path, arguments: Sequence[str], vari
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
     path = f"{environment.programs}{os.pathsep}{kept['PATH']}"
-    # Celery's own runs set WORKER_LOGLEVEL so: tests read the worker's log. The root is on the path as in Celery's own runs, where subprocesses import ``t`` too.
+    # Celery's own runs set WORKER_LOGLEVEL so: tests read the worker's log. The root is on the path as there, since subprocesses
+    # import ``t`` too.
     own = {
         "PATH": path,
         "PYTHONPATH": os.pathsep.join([str(root), str(PLUGIN)]),
