@@ -43,12 +43,12 @@ class Settler:
         *,
         on_trouble: OnTrouble,
         on_parked: Callable[[], None] | None = None,
-        on_settled: Callable[[], None] | None = None,
+        on_settled: Callable[[Sequence[Outcome]], None] | None = None,
         patience: float = 30.0,
     ) -> None:
         """:param results: None when nothing stores results.
         :param on_parked: called when messages were parked, so that whoever promotes them can look when the next one is due.
-        :param on_settled: called when a batch is settled.
+        :param on_settled: called with each batch that is settled.
         :param patience: seconds that leaving the context manager goes on trying while a server is away.
         """
         self._broker = broker
@@ -108,7 +108,7 @@ class Settler:
             with self._busy:
                 self._settle_patiently(batch)
             if self._on_settled is not None:
-                self._on_settled()
+                self._on_settled(batch)
 
     def put_last(self, outcome: Outcome) -> None:
         """Take an outcome from a thread that has nothing else to do, and settle it there if nothing else is being settled: two

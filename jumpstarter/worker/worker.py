@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -119,6 +120,8 @@ class Worker(Actor):
         self._retry = _FIRST_RETRY
         self._recovered_at = 0.0
         self._waits_for_room = False
+        # Batches with jobs that may not have started yet, for those who ask what waits here.
+        self._admitted: deque[Sequence[Job]] = deque()
         self._board = SlotBoard(options, self.post)
         self.executor: Executor = parts.make_executor(self.runner.run, self.settlement.put, partial(self._slot_changed, "slot"))
         self.executor.call_with_last(self.settlement.put_last)
@@ -268,6 +271,7 @@ class Worker(Actor):
         left = {}
         for place, jobs in by_place.items():
             if suits(self.executors[place]):
+                self._remember(jobs)
                 self.executors[place].submit(jobs)
             else:
                 left[place] = jobs
@@ -337,6 +341,28 @@ class Worker(Actor):
         """End a job that runs here; True if it does. ``attempt`` None: whichever it is. On the loop's thread."""
         return self.watch.cancel(job_id, attempt)
 
+    # What others want to know, or to say. From any thread.
+
+    def _remember(self, jobs: Sequence[Job]) -> None:
+        """Jobs of one place, which begin in their order: when the last has begun none of them waits."""
+        while self._admitted and (self._admitted[0][-1].started or self._admitted[0][-1].returned):
+            self._admitted.popleft()
+        if jobs:
+            self._admitted.append(jobs)
+
+    @property
+    def waiting(self) -> list[Job]:
+        """The jobs that were claimed and are not started."""
+        return [job for jobs in list(self._admitted) for job in jobs if not (job.started or job.returned)]
+
+    def note(self, notice: str) -> None:
+        """See :meth:`jumpstarter.abc.application.Application.note`."""
+        self.application.note(notice)
+
+    def answer(self, question: str) -> str:
+        """See :meth:`jumpstarter.abc.application.Application.answer`."""
+        return self.application.answer(question, list(self.runner.running), self.waiting)
+
     def retire(self) -> None:
         """Take no more jobs; stop when those that run are done. From any thread."""
         if not self._is_retiring:
@@ -361,6 +387,7 @@ class Worker(Actor):
 
     def _return(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
+            job.returned = True
             self.settlement.put(Outcome(job.delivery, job, "RETURNED", RETURN))
 
     def _take_back(self, by_place: Mapping[Place, Sequence[Job]]) -> None:
@@ -393,7 +420,8 @@ class Worker(Actor):
         if self._marks is not None:
             self._marks.idle(self.runner.first_marks[place] + slot)
 
-    def _settled(self) -> None:
+    def _settled(self, outcomes: Sequence[Outcome]) -> None:
+        self.application.settled(outcomes)
         # Should this come just before the mark: as long as there is no room, more batches are settled.
         if self._waits_for_room and self.capacity.waits_for_settling:
             self._bell.ring()
