@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,6 +18,13 @@ from jumpstarter.actors.declare import OnLeave
 from jumpstarter.actors.port import HostPort
 
 logger = logging.getLogger(__name__)
+
+
+class Nap(Protocol):
+    """A wait that can be ended: a cancel scope, for example."""
+
+    def cancel(self) -> None:
+        """End it."""
 
 
 class Run:
@@ -30,7 +38,7 @@ class Run:
         #: Its states were left. What finishes by itself looks at this between two rounds.
         self.is_leaving = False
         #: Where a body that finishes by itself waits while it has nothing in hand; leaving ends this wait.
-        self.nap: anyio.CancelScope | None = None
+        self.nap: Nap | None = None
 
     def leave(self, *, cancel: bool) -> None:
         """Its states were left: cancel it, or let it finish what it has in hand."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from jumpstarter.actors.backoff import Backoff, Intensity, backoff
-from jumpstarter.actors.health import Severity
+from jumpstarter.actors.breakers import CircuitBreaker
+from jumpstarter.actors.modes import Severity, State
 from jumpstarter.errors import ConfigurationError, DefinitionError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
 OnLeave = Literal["cancel", "finish"]
-During = str | tuple[str, ...] | None
+During = str | State | tuple[str | State, ...] | None
 
 #: Where a decorated function keeps its specification.
 SPEC = "__jumpstarter__"
@@ -43,12 +44,13 @@ class TaskSpec:
     """
 
     kind: Literal["task", "timer", "loop"]
-    during: tuple[str, ...] = ()
+    during: tuple[str | State, ...] = ()
     on_leave: OnLeave = "cancel"
     intensity: Intensity = DEFAULT_INTENSITY
     every: float = 0.0
     idle: Backoff = DEFAULT_IDLE
     stages: tuple[str, ...] = ()
+    breaker: CircuitBreaker | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +91,9 @@ def task(
     """
 
     def mark(function: Method) -> Method:
-        _require_async(function, "task")
+        require_async(function, "task")
         spec = TaskSpec(
-            kind="task", during=_states(during), on_leave=_leaving(on_leave), intensity=Intensity(restarts, within, retry)
+            kind="task", during=states_of(during), on_leave=leaving(on_leave), intensity=Intensity(restarts, within, retry)
         )
         return _marked(function, spec)
 
@@ -109,8 +111,8 @@ def timer(
     _require_positive("timer", "every", every)
 
     def mark(function: Method) -> Method:
-        _require_async(function, "timer")
-        spec = TaskSpec(kind="timer", during=_states(during), every=every, intensity=Intensity(restarts, within, retry))
+        require_async(function, "timer")
+        spec = TaskSpec(kind="timer", during=states_of(during), every=every, intensity=Intensity(restarts, within, retry))
         return _marked(function, spec)
 
     return mark
@@ -136,7 +138,7 @@ def health_check(
         raise ConfigurationError(f"health_check: severity={severity!r} must be 'warning' or 'problem'")
 
     def mark(function: Method) -> Method:
-        _require_async(function, "health_check")
+        require_async(function, "health_check")
         spec = CheckSpec(every=every, timeout=timeout, fail_after=fail_after, recover_after=recover_after, severity=severity)
         return _marked(function, spec)
 
@@ -161,7 +163,7 @@ class Loop:
             raise DefinitionError(f"loop{self.stages!r}", f"it has no stage {stage!r}; it has {', '.join(self.stages)}")
 
         def mark(function: Method) -> Method:
-            _require_async(function, f"stage {stage!r}")
+            require_async(function, f"stage {stage!r}")
             name = function.__name__
             if self.methods.setdefault(stage, name) != name:
                 why = f"stage {stage!r} is {self.methods[stage]!r} already; override that method instead of declaring {name!r}"
@@ -196,7 +198,7 @@ def loop(
             raise DefinitionError(f"loop{stages!r}", why)
     intensity = Intensity(restarts, within, retry)
     spec = TaskSpec(
-        kind="loop", during=_states(during), on_leave=_leaving(on_leave), intensity=intensity, idle=idle, stages=tuple(stages)
+        kind="loop", during=states_of(during), on_leave=leaving(on_leave), intensity=intensity, idle=idle, stages=tuple(stages)
     )
     return Loop(tuple(stages), spec)
 
@@ -311,7 +313,8 @@ def _marked(function: Method, spec: object) -> Method:
     return function
 
 
-def _require_async(function: Any, what: str) -> None:
+def require_async(function: Any, what: str) -> None:
+    """:raises DefinitionError: it is no coroutine function."""
     name = getattr(function, "__name__", repr(function))
     if not inspect.iscoroutinefunction(function):
         raise DefinitionError(name, f"a {what} must be an async method; write 'async def {name}(self)'")
@@ -322,16 +325,24 @@ def _require_positive(what: str, option: str, value: float) -> None:
         raise ConfigurationError(f"{what}: {option}={value!r} must be more than 0 seconds")
 
 
-def _states(during: During) -> tuple[str, ...]:
+def states_of(during: During) -> tuple[str | State, ...]:
+    """What was written after ``during=``, as a tuple.
+
+    :raises ConfigurationError: it is neither a state nor several.
+    """
     if during is None:
         return ()
-    states = (during,) if isinstance(during, str) else tuple(during)
-    if not states or not all(isinstance(state, str) for state in states):
-        raise ConfigurationError(f"during={during!r} must be the name of a state or a tuple of such names")
+    states = (during,) if isinstance(during, str | State) else tuple(during)
+    if not states or not all(isinstance(state, str | State) for state in states):
+        raise ConfigurationError(f"during={during!r} must be a state, the name of a state, or a tuple of these")
     return states
 
 
-def _leaving(on_leave: OnLeave) -> OnLeave:
+def leaving(on_leave: OnLeave) -> OnLeave:
+    """What was written after ``on_leave=``.
+
+    :raises ConfigurationError: it is neither of the two.
+    """
     if on_leave not in ("cancel", "finish"):
         raise ConfigurationError(f"on_leave={on_leave!r} must be 'cancel' or 'finish'")
     return on_leave

@@ -12,17 +12,22 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from jumpstarter.actors import lifecycle
 from jumpstarter.actors.activities import Activities, Activity
-from jumpstarter.actors.health import Health, Severity
+from jumpstarter.actors.breakers import Circuit
+from jumpstarter.actors.desk import Desk
+from jumpstarter.actors.health import Health
+from jumpstarter.actors.modes import Severity
 from jumpstarter.actors.phases import Phases
 from jumpstarter.actors.plan import Plan
 from jumpstarter.actors.publish import Publisher
+from jumpstarter.actors.supervision import Family
 from jumpstarter.actors.threads import DedicatedThread, Doorbell
+from jumpstarter.actors.timers import Timers
 from jumpstarter.actors.view import StateView
-from jumpstarter.actors.work import check_activity, task_activities, timeout_activity
+from jumpstarter.actors.work import check_activity, circuit_activity, task_activities, timeout_activity
 from jumpstarter.errors import ActorError, StopTimeout
 from jumpstarter.states import Step
 from jumpstarter.telemetry.bus import bus
@@ -65,12 +70,22 @@ class Host:
         self.actor: Any = actor
         self.name = name
         self.plan = plan
-        self.health = Health()
+        self.health = Health(plan.ward)
         self.failure: BaseException | None = None
         #: Restarts in a row, none of which was followed by a good while of being started.
         self.restarts = 0
+        #: Seconds that the next restart backs off, where a supervisor says so.
+        self.restart_delay: float | None = None
+        #: The name of the actor whose child it is.
+        self.supervisor: str | None = None
+        self.family: Family | None = None
+        self.timers: Timers | None = None
+        self.circuits: Mapping[str, Circuit] = {name: Circuit(self, name, options) for name, options in plan.breakers.items()}
+        self.desk = Desk(self, plan.handlers, actor.mailbox, self.circuits) if plan.handlers else None
+        self._followers: tuple[Callable[[Host], object], ...] = ()
         self.threads: dict[str, DedicatedThread] = {}
         self.publisher = Publisher(name, type(actor).__name__, plan.chart)
+        self.task_group: TaskGroup | None = None
         self.activities = Activities(self)
         self.phases = Phases(self, plan.resources)
         self._instance = plan.chart.instance(actor)
@@ -109,6 +124,11 @@ class Host:
                 doorbell.ring(self._wake)
 
     @property
+    def life(self) -> str:
+        """The state of its life: ``initializing``, ``starting``, ``started`` and so on."""
+        return self.state.active[0]
+
+    @property
     def is_at_rest(self) -> bool:
         """Nothing runs and nothing is held."""
         return self.state.active[0] in lifecycle.AT_REST
@@ -118,7 +138,43 @@ class Host:
         """Whether anybody runs this actor."""
         return self._doorbell is not None
 
+    def rename(self, name: str) -> None:
+        """Before it is served: its parent calls it something else."""
+        self.name = self.actor.name = name
+        self.publisher.machine = name
+
     # -- in the loop --
+
+    def add_follower(self, follower: Callable[[Host], object]) -> Callable[[], None]:
+        """Call it after every step in which the state of the life changes, until the returned function is called."""
+        self._followers = (*self._followers, follower)
+
+        def remove() -> None:
+            self._followers = tuple(each for each in self._followers if each is not follower)
+
+        return remove
+
+    def restart_after(self, delay: float) -> None:
+        """Restart it; it backs off for so many seconds."""
+        self.restart_delay = delay
+        self.post("restart")
+
+    def make_family(self) -> Family:
+        """Where its children are.
+
+        :raises ActorError: it is neither starting nor started.
+        """
+        if self.task_group is None or self.life not in ("starting", "started"):
+            raise ActorError(f"{self.name} is {self.life}: children are for actors that are starting or started")
+        if self.family is None:
+            self.family = Family(self, self.actor.strategy, self.task_group)
+        return self.family
+
+    def make_timers(self) -> Timers:
+        """Where its timers are."""
+        if self.timers is None:
+            self.timers = Timers(self)
+        return self.timers
 
     def watch(self, waiter: Waiter, *, at_rest: bool = False) -> None:
         """Have the waiter look at the state now and after each step.
@@ -153,9 +209,21 @@ class Host:
                     shelter.cancel()
                     raise
         finally:
-            self._doorbell = None
-            self._is_rung = self._is_closing = False
-            self._settle_accounts()
+            self._end_service()
+
+    async def serve_in(self, task_group: TaskGroup) -> None:
+        """Run the actor in the task group of its parent, whose shelter is its own, until :meth:`close`."""
+        self._doorbell = Doorbell()
+        self.post("start")
+        try:
+            await self._live(task_group, until_stopped=False)
+        finally:
+            self._end_service()
+
+    def _end_service(self) -> None:
+        self._doorbell = None
+        self._is_rung = self._is_closing = False
+        self._settle_accounts()
 
     def close(self) -> None:
         """Stop the actor, and end :meth:`serve` when it is at rest."""
@@ -165,7 +233,9 @@ class Host:
     def patience(self, grace: float) -> float:
         """Seconds that a stop may take in all: draining, then cancelling, then one release after the other."""
         each = (self.actor.release_timeout if one.release_timeout is None else one.release_timeout for one in self.plan.resources)
-        return grace + float(self.actor.release_timeout) + sum(each)
+        children = self.family.actors if self.family is not None else ()
+        own = grace + float(self.actor.release_timeout) + sum(each)
+        return own + sum(child._host.patience(child.stop_grace) for child in children)
 
     def pump(self) -> None:
         """Step through what was posted before this call. What a hook posts comes next, after other tasks had their turn."""
@@ -188,17 +258,23 @@ class Host:
         try:
             with shelter:
                 async with anyio.create_task_group() as task_group:
-                    self.activities.open(task_group)
-                    self.phases.open(task_group)
-                    try:
-                        await self._work(until_stopped=until_stopped)
-                    finally:
-                        # Nothing is left to do, unless the way down was not gone: a KeyboardInterrupt in a task.
-                        with anyio.move_on_after(self.patience(0.0), shield=True):
-                            await self.phases.release_all()
-                        self.phases.abandon()
+                    await self._live(task_group, until_stopped=until_stopped)
         finally:
             over.set()
+
+    async def _live(self, task_group: TaskGroup, *, until_stopped: bool) -> None:
+        self.task_group = task_group
+        self.activities.open(task_group)
+        self.phases.open(task_group)
+        try:
+            await self._work(until_stopped=until_stopped)
+        finally:
+            if self.phases.holds_anything:
+                # The way down was not gone: a KeyboardInterrupt in a task.
+                with anyio.move_on_after(self.patience(0.0), shield=True):
+                    await self.phases.release_all()
+                self.phases.abandon()
+            self.task_group = None
 
     async def _work(self, *, until_stopped: bool) -> None:
         if until_stopped:
@@ -259,10 +335,19 @@ class Host:
         return step
 
     def _after(self, step: Step, event: str, data: Mapping[str, Any]) -> None:
+        before = self.state.active[0]
         self.state = StateView(tuple(self._instance.active), self.plan.names)
-        self.publisher.step(step, self.state.active, _detail(event, data))
+        active = self.state.active
+        self.publisher.step(step, active, _detail(event, data))
         self._follow_life(step, event)
-        self.activities.follow(self.state.active, step.exited, step.entered)
+        if self.timers is not None:
+            self.timers.follow(active)
+        if self.desk is not None:
+            self.desk.follow(active)
+        self.activities.follow(active, step.exited, step.entered)
+        if self._followers and active[0] != before:
+            for follower in self._followers:
+                follower(self)
         if self._waiters:
             came_to_rest = self.is_at_rest
             self._waiters = [waiter for waiter in self._waiters if not waiter.look(self.state, at_rest=came_to_rest)]
@@ -272,6 +357,8 @@ class Host:
         if "starting" in step.entered:
             self.failure = None
             self.health.clear()
+            for circuit in self.circuits.values():
+                circuit.reset()
         if "started" in step.entered:
             self._started_at = anyio.current_time()
             self.phases.was_started = True
@@ -305,7 +392,9 @@ class Host:
         checks = [check_activity(self, name, spec) for name, spec in self.plan.checks]
         chart = self.plan.chart
         timeouts = [timeout_activity(self, state, seconds, chart.timeout_event(state)) for state, seconds in chart.timeouts.items()]
-        return [*self.phases.activities(), *tasks, *checks, *timeouts]
+        rests = [circuit_activity(circuit) for circuit in self.circuits.values()]
+        desk = [self.desk.activity(("started.mailbox.running",))] if self.desk is not None else []
+        return [*self.phases.activities(), *tasks, *desk, *checks, *timeouts, *rests]
 
 
 _NOTHING_DONE = Step(handled=False)

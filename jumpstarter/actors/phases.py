@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -16,8 +16,12 @@ from anyio.abc import TaskGroup
 from jumpstarter.actors.activities import Activity, Run
 from jumpstarter.actors.backoff import Backoff
 from jumpstarter.actors.declare import Resource
+from jumpstarter.actors.letters import Signal
 from jumpstarter.actors.port import HostPort
 from jumpstarter.actors.resources import Keeper
+
+if TYPE_CHECKING:
+    from jumpstarter.actors.host import Host
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ class Phases:
         self._task_group: TaskGroup | None = None
         self._keepers: list[Keeper] = []
         self._by_name: dict[str, Keeper] = {}
+        #: What ends the watch over the actors that this one needs.
+        self._followed: list[Callable[[], None]] = []
         #: Whether this life got as far as ``started``; set by the host.
         self.was_started = False
         self._has_drained = False
@@ -45,6 +51,7 @@ class Phases:
     def activities(self) -> list[Activity]:
         """The phases as activities."""
         bound: list[tuple[str, Callable[[], Any], str, tuple[str, ...]]] = [
+            ("dependencies", self._wait_for_needs, "dependencies_started", ("starting.dependencies",)),
             ("acquire", self._acquire, "resources_acquired", ("starting.resources",)),
             ("on_start", self._start, "ready", ("starting.tasks",)),
             ("start_timeout", self._limit_start, "", ("starting",)),
@@ -52,9 +59,11 @@ class Phases:
             ("drain", self._drain, "drained", ("stopping.draining", "restarting.stopping.draining")),
             ("end tasks", self._end_tasks, "tasks_ended", ("stopping.tasks", "restarting.stopping.tasks")),
             ("release", self._release, "released", ("stopping.resources", "restarting.stopping.resources")),
+            ("let go", self._let_go, "let_go", ("stopping.dependencies", "restarting.stopping.dependencies")),
             ("back off", self._back_off, "backed_off", ("restarting.backing_off",)),
         ]
-        return [self._activity(*one) for one in bound]
+        states = self._host.plan.chart.states
+        return [self._activity(*one) for one in bound if one[3][0] in states]
 
     def limit_grace(self, grace: float) -> None:
         """Let draining take at most so many seconds from now; never lengthens it."""
@@ -67,6 +76,11 @@ class Phases:
         """A resource does not work any more."""
         if name in self._by_name:
             self._by_name[name].lose(error)
+
+    @property
+    def holds_anything(self) -> bool:
+        """Whether resources are held."""
+        return bool(self._keepers)
 
     async def release_all(self) -> None:
         """Release what is held, the last acquired first."""
@@ -94,6 +108,27 @@ class Phases:
 
         return Activity(name, body, states, on_end=on_end)
 
+    async def _wait_for_needs(self) -> None:
+        for need in self._host.plan.needs:
+            other: Host = getattr(self._host.actor, need.name)._host
+            concern = f"needs.{need.name}"
+            started = Signal()
+
+            def follow(host: Host, concern: str = concern, started: Signal = started) -> None:
+                if host.life == "started":
+                    self._host.post("recover", source=concern)
+                    started.set()
+                else:
+                    self._host.post("report_problem", source=concern, detail=f"{host.name} is {host.life}")
+
+            self._followed.append(other.add_follower(follow))
+            if other.life != "started":
+                await started.wait()
+
+    async def _let_go(self) -> None:
+        while self._followed:
+            self._followed.pop()()
+
     async def _acquire(self) -> None:
         self.was_started = self._has_drained = False
         self._grace_ends = None
@@ -108,6 +143,8 @@ class Phases:
                 raise keeper.failure
 
     async def _start(self) -> None:
+        if self._host.plan.children:
+            await self._host.make_family().start_declared(self._host.plan.children)
         await self._host.actor.on_start()
 
     async def _limit_start(self) -> None:
@@ -137,6 +174,11 @@ class Phases:
     async def _end_tasks(self) -> None:
         for run in self._host.activities.cancel_tasks():
             await run.ended.wait()
+        if self._host.family is not None:
+            await self._host.family.stop_all()
+            self._host.family = None
+            for place in self._host.plan.children:
+                self._host.actor.__dict__.pop(place.child.name, None)
         if self._host.failure is not None:
             await self._host.actor.on_failure(self._host.failure)
 
@@ -146,4 +188,5 @@ class Phases:
 
     async def _back_off(self) -> None:
         delays: Backoff = self._host.actor.restart_backoff
-        await anyio.sleep(delays.delay(self._host.restarts))
+        delay, self._host.restart_delay = self._host.restart_delay, None
+        await anyio.sleep(delays.delay(self._host.restarts) if delay is None else delay)

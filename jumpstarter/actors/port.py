@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jumpstarter.actors.activities import Activities
+    from jumpstarter.actors.breakers import Circuit
+    from jumpstarter.actors.plan import Plan
     from jumpstarter.actors.publish import Publisher
+    from jumpstarter.actors.supervision import Family
     from jumpstarter.actors.threads import DedicatedThread
+    from jumpstarter.actors.timers import Timers
+    from jumpstarter.actors.view import StateView
 
 
 class HostPort(Protocol):
@@ -25,6 +32,20 @@ class HostPort(Protocol):
     failure: BaseException | None
     #: Restarts in a row.
     restarts: int
+    #: Seconds that the next restart backs off, where a supervisor says so.
+    restart_delay: float | None
+    timers: Timers | None
+    family: Family | None
+    circuits: Mapping[str, Circuit]
+    state: StateView
+    plan: Plan
+
+    @property
+    def life(self) -> str:
+        """The state of its life."""
+
+    def make_family(self) -> Family:
+        """Where its children are."""
 
     def post(self, event: str, /, **data: Any) -> None:
         """Queue an event for the chart. From any thread."""

@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from jumpstarter.actors.activities import Activity, Body, Run, unwrapped
 from jumpstarter.actors.backoff import Restarts
+from jumpstarter.actors.breakers import Circuit, region_name
 from jumpstarter.actors.declare import CheckSpec
 from jumpstarter.actors.health import Hysteresis
 from jumpstarter.actors.plan import TaskPlan
@@ -91,6 +92,19 @@ def timeout_activity(host: HostPort, state: str, seconds: float, event: str) -> 
         host.post(event)
 
     return Activity(f"timeout of {state}", body, (state,), on_end=on_end, zone=frozenset())
+
+
+def circuit_activity(circuit: Circuit) -> Activity:
+    """What lets a circuit that is open rest, and then be tried."""
+
+    async def body(_: Run) -> None:
+        await anyio.sleep(circuit.rest)
+
+    def on_end(_: Exception | None) -> None:
+        circuit.probe()
+
+    state = f"started.{region_name(circuit.name)}.open"
+    return Activity(f"rest of circuit {circuit.name}", body, (state,), on_end=on_end, zone=frozenset())
 
 
 async def _complaint(check: Callable[[], Awaitable[object]], limit: float) -> object:
