@@ -313,14 +313,14 @@ class Actor:
         await self._request("resume", lambda state: "started.flow.running" in state.active, "started.flow.running")
 
     async def wait(self, state: str | State) -> None:
-        """Wait until the state is active; see :meth:`StateView.matches`.
+        """Wait until the state is active; see :meth:`StateView.matches`. For a child that will be restarted, beyond its crash.
 
         :raises ActorCrashed: the actor crashed instead.
         :raises ActorError: the actor stopped instead.
         :raises DefinitionError: there is no such state.
         """
         path = self._host.plan.names.find(state, "wait: ")
-        waiter = Waiter(lambda view: path in view.active)
+        waiter = Waiter(lambda view: path in view.active, is_patient=True)
         self._host.watch(waiter, at_rest="crashed" in self.state.active)
         await self._over(waiter, path)
 

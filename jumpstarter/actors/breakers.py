@@ -66,6 +66,11 @@ class Circuit:
         self._failures: deque[float] = deque()
         self._trips = 0
 
+    @property
+    def within(self) -> float:
+        """Seconds for which a failure counts."""
+        return self._options.within
+
     def failed(self, now: float, error: BaseException) -> bool:
         """Note a failure at ``now`` (monotonic seconds). True when the circuit is open now."""
         failures = self._failures

@@ -59,16 +59,24 @@ class CheckSpec:
 
     every: float
     timeout: float
+    degrade_after: int | None
     fail_after: int
     recover_after: int
     severity: Severity
+    unhealthy_for: float | None
 
 
 @overload
 def task(method: Method, /) -> Method: ...
 @overload
 def task(
-    *, during: During = ..., on_leave: OnLeave = ..., restarts: int = ..., within: float = ..., retry: Backoff = ...
+    *,
+    during: During = ...,
+    on_leave: OnLeave = ...,
+    restarts: int = ...,
+    within: float = ...,
+    retry: Backoff = ...,
+    breaker: CircuitBreaker | None = ...,
 ) -> Callable[[Method], Method]: ...
 def task(
     method: Any = None,
@@ -79,6 +87,7 @@ def task(
     restarts: int = 3,
     within: float = 60.0,
     retry: Backoff = DEFAULT_INTENSITY.retry,
+    breaker: CircuitBreaker | None = None,
 ) -> Any:
     """Run this async method while the actor is in certain states. Used bare or with options.
 
@@ -88,12 +97,18 @@ def task(
     :param on_leave: when the last of these states is left, ``cancel`` it and wait for its end, or let it ``finish``.
     :param restarts: it is started anew after an error at most this many times ``within`` so many seconds; then the actor fails.
     :param retry: how long to wait before that.
+    :param breaker: in place of that limit: after too many failures it rests for ever longer whiles, the actor is degraded and does
+        not fail. See :func:`~jumpstarter.actors.circuit_breaker`.
     """
 
     def mark(function: Method) -> Method:
         require_async(function, "task")
         spec = TaskSpec(
-            kind="task", during=states_of(during), on_leave=leaving(on_leave), intensity=Intensity(restarts, within, retry)
+            kind="task",
+            during=states_of(during),
+            on_leave=leaving(on_leave),
+            intensity=Intensity(restarts, within, retry),
+            breaker=breaker,
         )
         return _marked(function, spec)
 
@@ -119,27 +134,52 @@ def timer(
 
 
 def health_check(
-    *, every: float, timeout: float = 5.0, fail_after: int = 1, recover_after: int = 1, severity: Severity = "problem"
+    *,
+    every: float,
+    timeout: float = 5.0,
+    degrade_after: int | None = None,
+    fail_after: int = 1,
+    recover_after: int = 1,
+    severity: Severity = "problem",
+    unhealthy_for: float | None = None,
 ) -> Callable[[Method], Method]:
     """Ask this async method every so many seconds whether all is well: True or None. False, an error and a timeout mean no.
 
     It is asked at once when the actor has started. A check never crashes the actor; it makes a concern under its own name.
 
     :param timeout: seconds after which it is cancelled and counts as failed.
+    :param degrade_after: failures in a row that make a warning of it; less than ``fail_after``. None: there is no such step.
     :param fail_after: failures in a row that make the concern.
     :param recover_after: successes in a row that take it back.
     :param severity: ``problem`` makes the actor unhealthy, ``warning`` degrades it.
+    :param unhealthy_for: seconds after which a concern that has not been taken back fails the actor, so that its supervisor
+        restarts it. None: never.
+    :raises ConfigurationError: for values that make no sense.
     """
     _require_positive("health_check", "every", every)
     _require_positive("health_check", "timeout", timeout)
     if fail_after < 1 or recover_after < 1:
         raise ConfigurationError(f"health_check: fail_after={fail_after!r} and recover_after={recover_after!r} must be at least 1")
+    if degrade_after is not None and not 1 <= degrade_after < fail_after:
+        raise ConfigurationError(
+            f"health_check: degrade_after={degrade_after!r} must be at least 1 and less than fail_after={fail_after!r}"
+        )
+    if unhealthy_for is not None:
+        _require_positive("health_check", "unhealthy_for", unhealthy_for)
     if severity not in ("warning", "problem"):
         raise ConfigurationError(f"health_check: severity={severity!r} must be 'warning' or 'problem'")
 
     def mark(function: Method) -> Method:
         require_async(function, "health_check")
-        spec = CheckSpec(every=every, timeout=timeout, fail_after=fail_after, recover_after=recover_after, severity=severity)
+        spec = CheckSpec(
+            every=every,
+            timeout=timeout,
+            degrade_after=degrade_after,
+            fail_after=fail_after,
+            recover_after=recover_after,
+            severity=severity,
+            unhealthy_for=unhealthy_for,
+        )
         return _marked(function, spec)
 
     return mark
@@ -315,9 +355,16 @@ def _marked(function: Method, spec: object) -> Method:
 
 def require_async(function: Any, what: str) -> None:
     """:raises DefinitionError: it is no coroutine function."""
-    name = getattr(function, "__name__", repr(function))
     if not inspect.iscoroutinefunction(function):
-        raise DefinitionError(name, f"a {what} must be an async method; write 'async def {name}(self)'")
+        owner, name = owner_of(function)
+        raise DefinitionError(owner, f"a {what} must be an async method; write 'async def {name}(self)'")
+
+
+def owner_of(function: Any) -> tuple[str, str]:
+    """The name of the class in whose body a function stands, which is not there yet, or else its own; and its own."""
+    name = getattr(function, "__name__", repr(function))
+    around = getattr(function, "__qualname__", name).split(".")[-2:-1]
+    return (around[0] if around and around[0] != "<locals>" else name), name
 
 
 def _require_positive(what: str, option: str, value: float) -> None:

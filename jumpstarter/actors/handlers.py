@@ -13,7 +13,7 @@ from types import MethodType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from jumpstarter.actors.breakers import CircuitBreaker
-from jumpstarter.actors.declare import SPEC, During, OnLeave, leaving, require_async, states_of
+from jumpstarter.actors.declare import SPEC, During, OnLeave, leaving, owner_of, require_async, states_of
 from jumpstarter.actors.messages import Command, Document, Event, Message
 from jumpstarter.actors.modes import State
 from jumpstarter.errors import ConfigurationError, DefinitionError
@@ -178,7 +178,7 @@ def _require_kind(method: Any, thread: str | None) -> None:
         require_async(method, "handler")
     elif inspect.iscoroutinefunction(method):
         why = f"a handler with thread={thread!r} runs in that thread; write 'def {method.__name__}', or leave the thread out"
-        raise DefinitionError(method.__name__, why)
+        raise DefinitionError(owner_of(method)[0], why)
 
 
 @dataclass(frozen=True, slots=True)

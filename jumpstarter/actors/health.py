@@ -75,26 +75,34 @@ class Health:
 
 
 class Hysteresis:
-    """Turns single check results into a verdict that does not flap: failed after ``fail_after`` failures in a row, recovered after
-    ``recover_after`` successes in a row."""
+    """Turns single check results into a verdict that does not flap: degraded after ``degrade_after`` failures in a row, failed
+    after ``fail_after``, recovered after ``recover_after`` successes in a row.
 
-    __slots__ = ("_fail_after", "_failures", "_is_failed", "_recover_after", "_successes")
+    :param degrade_after: None: it is never degraded, only failed.
+    """
 
-    def __init__(self, fail_after: int, recover_after: int) -> None:
+    __slots__ = ("_degrade_after", "_fail_after", "_failures", "_recover_after", "_successes", "_verdict")
+
+    def __init__(self, fail_after: int, recover_after: int, degrade_after: int | None = None) -> None:
+        self._degrade_after = degrade_after
         self._fail_after = fail_after
         self._recover_after = recover_after
         self._failures = 0
         self._successes = 0
-        self._is_failed = False
+        self._verdict: Literal["degraded", "failed"] | None = None
 
-    def note(self, *, succeeded: bool) -> Literal["failed", "recovered"] | None:
-        """Count one result: ``failed`` at every failure while failed (its detail stays fresh), ``recovered`` once, else None."""
+    def note(self, *, succeeded: bool) -> Literal["degraded", "failed", "recovered"] | None:
+        """Count one result: ``degraded`` or ``failed`` at every failure while it is (its detail stays fresh), ``recovered`` once,
+        else None."""
         if succeeded:
             self._failures, self._successes = 0, self._successes + 1
-            if self._is_failed and self._successes >= self._recover_after:
-                self._is_failed = False
+            if self._verdict is not None and self._successes >= self._recover_after:
+                self._verdict = None
                 return "recovered"
             return None
         self._failures, self._successes = self._failures + 1, 0
-        self._is_failed = self._is_failed or self._failures >= self._fail_after
-        return "failed" if self._is_failed else None
+        if self._failures >= self._fail_after:
+            self._verdict = "failed"
+        elif self._verdict is None and self._degrade_after is not None and self._failures >= self._degrade_after:
+            self._verdict = "degraded"
+        return self._verdict

@@ -27,7 +27,14 @@ from jumpstarter.actors.supervision import Family
 from jumpstarter.actors.threads import DedicatedThread, Doorbell
 from jumpstarter.actors.timers import Timers
 from jumpstarter.actors.view import StateView
-from jumpstarter.actors.work import check_activity, circuit_activity, task_activities, timeout_activity
+from jumpstarter.actors.work import (
+    check_activity,
+    circuit_activity,
+    task_activities,
+    timeout_activity,
+    trial_activity,
+    unwell_activity,
+)
 from jumpstarter.errors import ActorError, StopTimeout
 from jumpstarter.states import Step
 from jumpstarter.telemetry.bus import bus
@@ -45,10 +52,12 @@ class Waiter:
     :ivar has_missed: the actor came to rest before the state was reached.
     """
 
-    __slots__ = ("_is_met", "has_missed", "over", "was_handled")
+    __slots__ = ("_is_met", "has_missed", "is_patient", "over", "was_handled")
 
-    def __init__(self, is_met: Callable[[StateView], bool]) -> None:
+    def __init__(self, is_met: Callable[[StateView], bool], *, is_patient: bool = False) -> None:
         self._is_met = is_met
+        #: A crash is not the end for it where a supervisor restarts the actor.
+        self.is_patient = is_patient
         self.over = anyio.Event()
         self.was_handled = True
         self.has_missed = False
@@ -78,6 +87,8 @@ class Host:
         self.restart_delay: float | None = None
         #: The name of the actor whose child it is.
         self.supervisor: str | None = None
+        #: Whether that one restarts it when it has crashed.
+        self.is_to_return = False
         self.family: Family | None = None
         self.timers: Timers | None = None
         self.circuits: Mapping[str, Circuit] = {name: Circuit(self, name, options) for name, options in plan.breakers.items()}
@@ -181,7 +192,7 @@ class Host:
 
         :param at_rest: it is over at once if the actor is at rest now and its state is another one.
         """
-        if not waiter.look(self.state, at_rest=at_rest and self.is_at_rest):
+        if not waiter.look(self.state, at_rest=at_rest and self._is_end_for(waiter)):
             self._waiters.append(waiter)
 
     async def serve(self, *, until_stopped: bool, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -349,8 +360,10 @@ class Host:
             for follower in self._followers:
                 follower(self)
         if self._waiters:
-            came_to_rest = self.is_at_rest
-            self._waiters = [waiter for waiter in self._waiters if not waiter.look(self.state, at_rest=came_to_rest)]
+            self._waiters = [one for one in self._waiters if not one.look(self.state, at_rest=self._is_end_for(one))]
+
+    def _is_end_for(self, waiter: Waiter) -> bool:
+        return self.is_at_rest and not (waiter.is_patient and self.is_to_return)
 
     def _follow_life(self, step: Step, event: str) -> None:
         self._is_pausing = "started.flow.pausing" in self.state.active
@@ -393,8 +406,9 @@ class Host:
         chart = self.plan.chart
         timeouts = [timeout_activity(self, state, seconds, chart.timeout_event(state)) for state, seconds in chart.timeouts.items()]
         rests = [circuit_activity(circuit) for circuit in self.circuits.values()]
+        rests += [trial_activity(self.circuits[plan.name]) for plan in self.plan.tasks if plan.name in self.circuits]
         desk = [self.desk.activity(("started.mailbox.running",))] if self.desk is not None else []
-        return [*self.phases.activities(), *tasks, *desk, *checks, *timeouts, *rests]
+        return [*self.phases.activities(), *tasks, *desk, *checks, *timeouts, *rests, unwell_activity(self)]
 
 
 _NOTHING_DONE = Step(handled=False)

@@ -128,7 +128,7 @@ def _plain_region(name: str, spec: TaskSpec, may_run: _Guards, may_not: _Guards)
             *({"trigger": "", "source": "suspended", "dest": "running", **guards} for guards in may_run),
             *({"trigger": "", "source": "running", "dest": "suspended", **guards} for guards in suspends),
             *([{"trigger": f"{name}.done", "source": "running", "dest": "done"}] if spec.kind == "task" else []),
-            *_failing(name, ["running"]),
+            *_failing(name, ["running"], has_breaker=spec.breaker is not None),
         ],
     }
 
@@ -153,10 +153,11 @@ def _loop_region(name: str, spec: TaskSpec, may_run: _Guards, may_not: _Guards) 
     return {"initial": "suspended", "states": ["suspended", *active, "failed"], "transitions": transitions}
 
 
-def _failing(name: str, active: list[str]) -> list[dict[str, Any]]:
+def _failing(name: str, active: list[str], *, has_breaker: bool = False) -> list[dict[str, Any]]:
+    retries = [f"{name}.retry", f"{name}.probe"] if has_breaker else f"{name}.retry"
     return [
         {"trigger": f"{name}.fail", "source": active, "dest": "failed"},
-        {"trigger": f"{name}.retry", "source": "failed", "dest": "suspended"},
+        {"trigger": retries, "source": "failed", "dest": "suspended"},
     ]
 
 

@@ -117,6 +117,7 @@ class Family:
             raise ActorError(f"{self._host.name} has a child {child.name!r} already; give this one another name")
         member = self._members[child.name] = Member(child, spec)
         host.supervisor = self._host.name
+        host.is_to_return = spec.restart != "never"
         if host.desk is not None:
             host.desk.stays_open = spec.restart != "never"
         member.unfollow = host.add_follower(self._follower(member))
@@ -233,6 +234,7 @@ class Family:
     def _dismiss(self, member: Member) -> None:
         """It is not run any more."""
         member.is_over = True
+        member.host.is_to_return = False
         if self._members.get(member.actor.name) is member:
             del self._members[member.actor.name]
         if member.host.desk is not None:
