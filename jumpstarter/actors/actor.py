@@ -18,7 +18,7 @@ from jumpstarter.actors.checks import check_declarations
 from jumpstarter.actors.declare import During, Resource, states_of
 from jumpstarter.actors.family import ChildSpec, RestartWhen, Strategy
 from jumpstarter.actors.health import Concern
-from jumpstarter.actors.host import Host, Waiter
+from jumpstarter.actors.host import Host
 from jumpstarter.actors.letters import Letter, Mailbox
 from jumpstarter.actors.messages import Command, Message
 from jumpstarter.actors.modes import State
@@ -27,6 +27,7 @@ from jumpstarter.actors.ref import ASK_TIMEOUT, ActorRef, ask, desk_for
 from jumpstarter.actors.threads import DedicatedThread
 from jumpstarter.actors.timers import Timer
 from jumpstarter.actors.view import StateView
+from jumpstarter.actors.waiting import Waiter
 from jumpstarter.actors.watching import link, monitor
 from jumpstarter.errors import ActorCrashed, ActorError, ConfigurationError, StopTimeout
 from jumpstarter.states import Chart

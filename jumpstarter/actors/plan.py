@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from jumpstarter.actors import checks, family, lifecycle
+from jumpstarter.actors.activities import Makers
 from jumpstarter.actors.breakers import CircuitBreaker, breaker_region, region_name
 from jumpstarter.actors.declare import SPEC, CheckSpec, Loop, Resource, TaskSpec
 from jumpstarter.actors.family import Child, Need, Place
 from jumpstarter.actors.handlers import Handler, HandlerPlan, HandlerTable, VariantSpec, variants_of
+from jumpstarter.actors.makers import makers_of
 from jumpstarter.actors.modes import Mode, State, Ward
 from jumpstarter.errors import ActorError, DefinitionError
 from jumpstarter.states import Chart
@@ -58,6 +60,7 @@ class Plan:
     breakers: Mapping[str, CircuitBreaker]
     needs: tuple[Need[Any], ...]
     children: tuple[Place, ...]
+    makers: Makers
 
     def require_event(self, event: str) -> None:
         """Look closer: triggers may be patterns (``order.*``).
@@ -191,6 +194,7 @@ def make_plan(owner: type, declarations: Declared, regions: Mapping[str, Mapping
         breakers=breakers,
         needs=tuple(declarations.needs.values()),
         children=family.in_order(name, declarations.children.values()),
+        makers=makers_of(chart, tasks, declarations.checks.items(), breakers),
     )
 
 

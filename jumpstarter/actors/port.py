@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from anyio.abc import TaskGroup
+
     from jumpstarter.actors.activities import Activities
     from jumpstarter.actors.breakers import Circuit
+    from jumpstarter.actors.desk import Desk
+    from jumpstarter.actors.phases import Phases
     from jumpstarter.actors.plan import Plan
     from jumpstarter.actors.publish import Publisher
     from jumpstarter.actors.supervision import Family
@@ -26,8 +30,6 @@ class HostPort(Protocol):
     actor: Any
     activities: Activities
     publisher: Publisher
-    #: The threads of resources that have one of their own.
-    threads: dict[str, DedicatedThread]
     #: Why the actor fails, if it does.
     failure: BaseException | None
     #: Restarts in a row.
@@ -36,9 +38,19 @@ class HostPort(Protocol):
     restart_delay: float | None
     timers: Timers | None
     family: Family | None
+    desk: Desk | None
+    phases: Phases
     circuits: Mapping[str, Circuit]
     state: StateView
     plan: Plan
+
+    @property
+    def threads(self) -> dict[str, DedicatedThread]:
+        """The threads of the resources that have one of their own."""
+
+    @property
+    def task_group(self) -> TaskGroup | None:
+        """In which everything of it runs, while it is served."""
 
     @property
     def life(self) -> str:

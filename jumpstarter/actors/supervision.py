@@ -1,6 +1,6 @@
 """The children of an actor: started in order, restarted by its strategy, stopped in reverse order. Used by: actor, phases.
 
-A child's host runs in its parent's task group, so no child outlives its parent. What follows the end of a child is decided in
+Children are served by the service of their parent, so none outlives it. What follows the end of a child is decided in
 :meth:`Family._ended`; whatever takes time (delays, stopping siblings) runs in a task of its own, one at a time for strategies that
 touch several children.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from jumpstarter.actors.backoff import Restarts
 from jumpstarter.actors.family import ChildSpec, Place, Strategy
@@ -21,6 +21,7 @@ from jumpstarter.errors import ActorCrashed, ActorError, ChildFailed
 if TYPE_CHECKING:
     from jumpstarter.actors.actor import Actor
     from jumpstarter.actors.host import Host
+    from jumpstarter.actors.service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +31,30 @@ A = TypeVar("A", bound="Actor")
 class Member:
     """One child: the actor, and what is to become of it.
 
-    :ivar settled: set when it has started for the first time, or will never.
+    :ivar is_settled: it has started for the first time, or will never.
     :ivar is_expected: its parent or its strategy stops it just now.
     :ivar is_over: it has ended and is not to be restarted.
     """
 
-    __slots__ = ("actor", "host", "is_expected", "is_over", "left", "settled", "spec", "unfollow")
+    __slots__ = ("actor", "host", "is_expected", "is_over", "is_settled", "left", "settled", "spec", "unfollow")
 
     def __init__(self, actor: Actor, spec: ChildSpec) -> None:
         self.actor = actor
         self.host: Host = actor._host
         self.spec = spec
-        self.settled = anyio.Event()
-        self.left = anyio.Event()
+        self.is_settled = False
+        # Events are large; there are some while somebody waits.
+        self.settled: anyio.Event | None = None
+        self.left: anyio.Event | None = None
         self.is_expected = False
         self.is_over = False
         self.unfollow: Callable[[], None]
+
+    def settle(self) -> None:
+        """It has started, or never will."""
+        self.is_settled = True
+        if self.settled is not None:
+            self.settled.set()
 
     def is_to_restart(self, *, crashed: bool) -> bool:
         """Whether its options ask for it."""
@@ -55,17 +64,17 @@ class Member:
 class Family:
     """The children of one actor."""
 
-    def __init__(self, host: Host, strategy: Strategy, task_group: TaskGroup) -> None:
+    def __init__(self, host: Host, strategy: Strategy, service: Service) -> None:
         self._host = host
         self._strategy = strategy
-        self._task_group = task_group
+        self._service = service
         self._members: dict[str, Member] = {}
         self._restarts = Restarts(strategy.intensity)
         #: Of the restarts that are under way.
         self._scopes: set[anyio.CancelScope] = set()
         self._reacting = 0
         self._idle: anyio.Event | None = None
-        self._lock = anyio.Lock()
+        self._lock: anyio.Lock | None = None
         self._is_closing = False
 
     @property
@@ -104,6 +113,7 @@ class Family:
             await self._idle.wait()
         for member in reversed(list(self._members.values())):
             await self._stop(member)
+            member.left = anyio.Event()
             self._dismiss(member)
             await member.left.wait()
 
@@ -121,23 +131,24 @@ class Family:
         if host.desk is not None:
             host.desk.stays_open = spec.restart != "never"
         member.unfollow = host.add_follower(self._follower(member))
-        self._task_group.start_soon(self._run, member, name=f"{child.name}: host")
-        await member.settled.wait()
+        host.serve_in(self._service, partial(self._left, member))
+        if not member.is_settled:
+            member.settled = anyio.Event()
+            await member.settled.wait()
+            member.settled = None
         return member
 
-    async def _run(self, member: Member) -> None:
-        try:
-            await member.host.serve_in(self._task_group)
-        finally:
-            member.is_over = True
-            member.unfollow()
-            member.settled.set()
+    def _left(self, member: Member) -> None:
+        member.is_over = True
+        member.unfollow()
+        member.settle()
+        if member.left is not None:
             member.left.set()
 
     def _follower(self, member: Member) -> Any:
         def follow(host: Host) -> None:
             if host.life == "started":
-                member.settled.set()
+                member.settle()
             elif host.is_at_rest and host.life != "initializing" and not member.is_expected and not self._is_closing:
                 self._ended(member)
 
@@ -158,7 +169,8 @@ class Family:
         level = logging.WARNING if failure is not None else logging.INFO
         logger.log(level, "%s: child %s ended; again in %.3g s", self._host.name, member.actor.name, delay, exc_info=failure)
         self._reacting += 1
-        self._task_group.start_soon(self._react, member, delay, name=f"{self._host.name}: restart {member.actor.name}")
+        assert self._service.task_group is not None
+        self._service.task_group.start_soon(self._react, member, delay, name=f"{self._host.name}: restart {member.actor.name}")
 
     def _give_up(self, member: Member, failure: BaseException | None) -> None:
         self._dismiss(member)
@@ -197,6 +209,8 @@ class Family:
                 await anyio.sleep(delay)
                 await self._start(member)
             return
+        if self._lock is None:
+            self._lock = anyio.Lock()
         async with self._lock:
             if not member.host.is_at_rest:
                 return  # restarted with another one that ended
@@ -240,4 +254,4 @@ class Family:
         if member.host.desk is not None:
             member.host.desk.shut()
         member.host.close()
-        member.settled.set()
+        member.settle()

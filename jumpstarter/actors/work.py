@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -18,9 +18,11 @@ from jumpstarter.actors.backoff import Restarts
 from jumpstarter.actors.breakers import Circuit, region_name
 from jumpstarter.actors.declare import CheckSpec
 from jumpstarter.actors.health import Hysteresis
-from jumpstarter.actors.plan import TaskPlan
 from jumpstarter.actors.port import HostPort
 from jumpstarter.errors import Unwell
+
+if TYPE_CHECKING:
+    from jumpstarter.actors.plan import TaskPlan
 
 logger = logging.getLogger(__name__)
 
