@@ -160,15 +160,15 @@ class MemoryStore:
     def cursor(self, queue: str) -> str | None:
         return self._queues[queue].cursor
 
-    def claim(self, queue: str, limit: int, lease: float, max_attempts: int) -> Claim:
+    def claim(self, queue: str, limit: int, lease: float, max_attempts: int, least: int = 1) -> Claim:
         now = clock().now()
         with self._lock:
             found = self._queues[queue]
             found.take_back(now, max_attempts)
-            keys = [found.waiting.popitem(last=False)[0] for _ in range(min(limit, len(found.waiting)))]
-            if not keys:
+            if len(found.waiting) < max(1, least):
                 due = min((*found.delayed.values(), *(until for until, _ in found.claims.values())), default=None)
-                return Claim(0, (), None if due is None else max(0.0, due - now))
+                return Claim(0, (), len(found.waiting), None if due is None else max(0.0, due - now))
+            keys = [found.waiting.popitem(last=False)[0] for _ in range(min(limit, len(found.waiting)))]
             fence = next(self._fences)
             found.claims[fence] = (now + lease, dict.fromkeys(keys))
             values, tries = found.values, found.tries
