@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 IDLE, WAITING, POLLING, PROCESSING, SETTLING = "idle", "waiting_for_budget", "polling", "processing", "settling"
 
 #: Seconds after which a budget is looked at again at the latest: others may have given something back.
-_LOOK_AGAIN = 60.0
+_LOOK_AGAIN = 300.0
 #: How long a lane idles between two looks into an empty queue.
 _IDLE = Backoff(0.05, 5.0, jitter=0.2)
 #: When rows that failed are tried again, if the pipeline does not say.
@@ -85,17 +85,28 @@ class Lane:
     # -- waiting_for_budget, polling --
 
     async def _next_batch(self) -> Batch | None:
+        self._enter(WAITING)
+        limit = await self._room()
+        if limit is None:
+            return None
         run = await self._next_run()
         if run is None:
             return None
-        self._enter(WAITING)
-        limit = await self._room(run)
-        if limit is None:
-            return None
+        if run.after > 0:
+            self._enter(IDLE)
+            if await self._nap(run.after, "next_run"):
+                return None
+            self._enter(WAITING)
+            limit = await self._room()
+            if limit is None:
+                return None
+        return await self._poll(run, limit if run.rows is None else min(limit, run.rows))
+
+    async def _poll(self, run: NextRun, limit: int) -> Batch | None:
         self._enter(POLLING)
         self._news = self._pipeline.news
         with tracing.stage(f"poll {self._source.queue}"):
-            claim = await self._claim(limit)
+            claim = await self._claim(limit) if limit > 0 else Claim(0, (), next_due=_IDLE.cap)
         if not claim.rows:
             await self._idle(claim)
             return None
@@ -106,6 +117,7 @@ class Lane:
         return batches[0]
 
     async def _next_run(self) -> NextRun | None:
+        """What the pipeline says about this round, while there is room in its budget; None: it ends."""
         name = self._design.next_run
         if name is None:
             return NextRun()
@@ -114,18 +126,12 @@ class Lane:
         if answer is None:
             self._pipeline.finish()
             return None
-        run = answer if isinstance(answer, NextRun) else NextRun(rows=int(answer))
-        if run.after > 0:
-            self._enter(IDLE)
-            if await self._nap(run.after, "next_run"):
-                return None
-        return run
+        return answer if isinstance(answer, NextRun) else NextRun(rows=int(answer))
 
-    async def _room(self, run: NextRun) -> int | None:
+    async def _room(self) -> int | None:
         """Wait for room in all budgets. How many rows may be claimed; None when the lane has to leave."""
-        limit: int = self._source.gather.size if run.rows is None else min(self._source.gather.size, run.rows)
         while True:
-            wait = 0.0
+            wait, limit = 0.0, self._source.gather.size
             for step in self._design.steps:
                 if step.budget is None:
                     continue
@@ -133,11 +139,23 @@ class Lane:
                 room = await step.budget.peek(**least)
                 wait = max(wait, room.wait)
                 rows = room.left("rows") if callable(step.spec.cost.get("rows")) else None
-                limit = limit if rows is None or room.wait > 0 else min(limit, rows)
+                limit = limit if rows is None else min(limit, rows)
             if wait <= 0:
-                return None if limit < 1 else limit
-            if await self._nap(min(wait, _LOOK_AGAIN), "budget"):
+                return limit
+            if await self._has_ended() or await self._nap(min(wait, _LOOK_AGAIN), "budget"):
                 return None
+
+    async def _has_ended(self) -> bool:
+        """Whether there is nothing left to wait for room for."""
+        if not self._pipeline.is_draining:
+            return False
+        counts = await self._source.counts()
+        if counts.waiting or (self._source.is_fed and await self._source.feed(1)):
+            return False
+        if not self._pipeline.is_over(Claim(0, (), 0, 0.0 if counts.open else None)):
+            return False
+        self._pipeline.finish()
+        return True
 
     async def _claim(self, limit: int) -> Claim:
         """Rows for a batch: a full one, unless the time is over in which to wait for that, or there are no more."""
@@ -332,7 +350,7 @@ class Lane:
         logger.warning("%s: %s", self._pipeline.name, LeaseLost(self._source.queue, batch.fence))
 
     def _events(self, batch: Batch, outcome: Outcome, done: Sequence[str], failed: Sequence[Any]) -> list[SideEvent]:
-        if not self._design.sides:
+        if not self._design.sides and not self._pipeline.hears_all:
             return []
         now = clock().now()
         head: dict[str, Any] = {

@@ -69,6 +69,8 @@ class Pipeline(Actor, metaclass=PipelineType):
     budget: ClassVar[Budget | None] = None
     targets: ClassVar[tuple[type[Pipeline], ...]] = ()
     design: ClassVar[Design]
+    #: Whether events are made although no side is told: for tests.
+    hears_all: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         cls.design = design = design_of(cls)
@@ -313,7 +315,9 @@ def _lane_region(number: int) -> dict[str, Any]:
     }
     return {
         "initial": "suspended",
-        "states": ["suspended", *({"name": state, **({"on_exit": "_ring"} if state in resting else {})} for state in states)],
+        # A lane that sleeps hears that it has to leave: for a pause it is suspended, for a stop the region is left.
+        "on_exit": "_ring",
+        "states": [{"name": "suspended", "on_enter": "_ring"}, *states],
         "transitions": [
             *({"trigger": f"{name}.{state}", "source": source, "dest": state} for state, source in follows.items()),
             {"trigger": "", "source": resting, "dest": "suspended", "unless": [f"In({FLOWING})"]},

@@ -291,7 +291,8 @@ class MemoryStore:
 
     def _add(self, pipeline: str, counts: Mapping[str, float]) -> None:
         for name, count in counts.items():
-            self._progress[pipeline][name] += count
+            if count:
+                self._progress[pipeline][name] += count
 
     def progress(self, pipeline: str) -> dict[str, float]:
         with self._lock:
