@@ -156,6 +156,13 @@ class Batch:
         """What is given up."""
         return list(self._dead.items())
 
+    def undecided(self) -> list[str]:
+        """The keys of the rows that neither failed nor were decided about."""
+        keys = self.keys
+        if not (self.failed or self._back or self._dead):
+            return keys
+        return [key for key in keys if key not in self.failed and not self.is_decided(key)]
+
     def is_decided(self, key: str) -> bool:
         """Whether somebody has said what becomes of it."""
         return key in self._back or key in self._dead

@@ -269,7 +269,7 @@ class Lane:
             await self._decide_about(batch, failed, outcome.error)
         is_unbegun = len(outcome.back) > 0 and {one.key for one in outcome.back} >= set(batch.keys)
         has_run = not is_unbegun and outcome.error is None
-        done = [key for key in batch.keys if has_run and key not in batch.failed and not batch.is_decided(key)]
+        done = batch.undecided() if has_run else []
         events = [] if is_unbegun else self._events(batch, outcome, done, failed)
         results = outcome.results if done else None
         settlement = Settlement(

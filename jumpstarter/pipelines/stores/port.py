@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from jumpstarter.pipelines.units import Rate
 from jumpstarter.pipelines.windows import Amounts, Look, Window, make_windows
@@ -97,8 +97,7 @@ class Room:
         return left
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):  # made in a third of the time of a frozen dataclass
     """A row that was claimed.
 
     :ivar key: its name in the queue.

