@@ -270,21 +270,22 @@ def test_options_are_checked(options):
         KombuBroker("filesystem://", **options)
 
 
-# A transport that hides what it hands out for a while, as Amazon SQS does
+# Transports that hide what they hand out for a while
 
 
 class HidingChannel(Memory.Channel):
-    """Kombu's SQS channel, seen from where we touch it."""
+    """Kombu's channel of Amazon SQS, seen from where we touch it."""
 
-    hidden: ClassVar[list[tuple[str, str, int]]] = []
+    hidden: ClassVar[list[tuple[object, ...]]] = []
     visibility_timeout = 1
+    marks: ClassVar[dict[str, object]] = {
+        "sqs_queue": "url",
+        "sqs_message": {"ReceiptHandle": "handle", "Attributes": {"ApproximateReceiveCount": "3"}},
+    }
 
     def _get(self, queue, timeout=None):
         payload = super()._get(queue)
-        attributes = {"ApproximateReceiveCount": "3"}
-        payload["properties"]["delivery_info"].update(
-            sqs_message={"ReceiptHandle": "handle", "Attributes": attributes}, sqs_queue="url"
-        )
+        payload["properties"]["delivery_info"].update(self.marks)
         return payload
 
     def canonical_queue_name(self, name):
@@ -297,19 +298,37 @@ class HidingChannel(Memory.Channel):
         self.hidden.append((QueueUrl, ReceiptHandle, VisibilityTimeout))
 
 
-class HidingTransport(Memory):
+class PgmqChannel(HidingChannel):
+    """The same of PGMQ."""
+
+    marks: ClassVar[dict[str, object]] = {"pgmq_queue": "url", "pgmq_msg_id": "handle"}
+
+    @property
+    def pgmq(self):
+        return self
+
+    def set_vt(self, queue, message_id, seconds):
+        self.hidden.append((queue, message_id, seconds))
+
+
+class SqsTransport(Memory):
     Channel = HidingChannel
 
 
-def test_what_is_held_stays_hidden_from_others_on_sqs(monkeypatch):
-    monkeypatch.setitem(TRANSPORT_ALIASES, "hiding", f"{__name__}:HidingTransport")
-    HidingChannel.hidden.clear()
-    with KombuBroker("hiding://") as broker:
+class PgmqTransport(Memory):
+    Channel = PgmqChannel
+
+
+@pytest.mark.parametrize(("transport", "attempt"), [("SqsTransport", 3), ("PgmqTransport", 1)])
+def test_what_is_held_stays_hidden_from_others_until_it_is_settled(monkeypatch, transport, attempt):
+    monkeypatch.setitem(TRANSPORT_ALIASES, transport.lower(), f"{__name__}:{transport}")
+    hidden = HidingChannel.hidden
+    hidden.clear()
+    with KombuBroker(f"{transport.lower()}://") as broker:
         broker.publish([envelope(b"1", "hidden")])
         (one,) = broker.claim(["hidden"], 1, incarnation="a", lease=LENGTH)
-        # It was received twice before.
-        assert one.attempt == 3
-        eventually(lambda: len(HidingChannel.hidden) > 1, within=30, what="its visibility is extended, again and again")
-        assert HidingChannel.hidden[0] == ("url", "handle", 1)
+        assert one.attempt == attempt  # SQS counts how often it hands a message out
+        eventually(lambda: len(hidden) > 1, within=30, what="its visibility is extended, again and again")
+        assert set(hidden) == {("url", "handle", 1)}
         assert broker.settle([settlement(one)], incarnation="a") == [True]
-        broker.release("a")
+        assert broker.release("a") == 0

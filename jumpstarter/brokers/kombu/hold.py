@@ -295,13 +295,15 @@ class Hold:
         self._closed.set()
         self.channel.close()
 
-    # Visibility, where a transport hides what it has handed out for so long only (Amazon SQS)
+    # Visibility, where a transport hides what it has handed out for so long only
 
     def keep_visible(self) -> None:
-        """See to it that what is held stays hidden from others, from a thread of its own. (Google Pub/Sub's transport has one.)"""
+        """See to it that what is held stays hidden from others, from a thread of its own. (The transports of Google Pub/Sub and
+        Azure Service Bus do that themselves.)"""
         if self._keeper is None:
             with self.channel.use() as channel:
-                seconds = getattr(channel, "visibility_timeout", None) if hasattr(channel, "sqs") else None
+                can_hide = hasattr(type(channel), "sqs") or hasattr(type(channel), "pgmq")
+                seconds = channel.visibility_timeout if can_hide else None
             self._keeper = threading.Thread(target=self._keep, args=(seconds,), name="visibility", daemon=True)
             if seconds:
                 self._keeper.start()
@@ -318,6 +320,9 @@ class Hold:
 
 
 def _hide(channel: Any, info: Any, seconds: int) -> None:
+    if "pgmq_msg_id" in info:
+        channel.pgmq.set_vt(info["pgmq_queue"], info["pgmq_msg_id"], seconds)
+        return
     client = channel.sqs(queue=channel.canonical_queue_name(info["routing_key"]))
     handle = info["sqs_message"]["ReceiptHandle"]
     client.change_message_visibility(QueueUrl=info["sqs_queue"], ReceiptHandle=handle, VisibilityTimeout=seconds)

@@ -34,6 +34,13 @@ log = logging.getLogger(__name__)
 
 #: Kombu's transports that are no queues for more than one reader at a time, or that have a broker of their own here.
 _NOT_HERE: Final = frozenset({"amqp", "amqps", "pyamqp", "librabbitmq", "memory", "redis", "rediss", "kafka", "confluentkafka"})
+#: Transport options, unless the application says otherwise. Claims do not wait: a channel that does (10 s) would keep everybody
+#: else from its connection.
+_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "sqs": {"wait_time_seconds": 0},
+    "pgmq": {"wait_time_seconds": 0},
+    "azureservicebus": {"use_lock_renewal": True},
+}
 
 
 def schemes() -> list[str]:
@@ -77,8 +84,7 @@ class KombuBroker(Broker):
     ) -> None:
         if not timeout > 0:
             raise ConfigurationError(f"timeout is a number of seconds above 0, not {timeout!r}")
-        # Claims do not wait: a channel that does (SQS, 10 s) would keep everybody else from its connection.
-        self._options = {"wait_time_seconds": 0, **(options or {})}
+        self._options = {**_DEFAULTS.get(url.partition("://")[0].lower(), {}), **(options or {})}
         self._url = url
         self._ssl = ssl
         connection = self._connection(timeout)
