@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 import kombu
@@ -18,7 +19,13 @@ from jumpstarter.errors import BrokerUnavailable, ConfigurationError
 from jumpstarter.jobs import REQUEUE
 from jumpstarter.testing.broker_kit import LEASE as LENGTH
 from jumpstarter.testing.broker_kit import BrokerKit, Forked, ManualClock, bodies, envelope, settlement
+from jumpstarter.results import open_results
 from tests.peers import eventually
+from tests.worker.conftest import start_node
+from tests.worker.toy import ToyApplication
+from tests.worker.toy import envelope as toy
+
+__all__ = ["start_node"]
 
 # What is tested in the place of a promise that cannot be kept is said behind its reason.
 LEASE = "there is no lease: what a dead process held comes back when the transport's own visibility ends, or never"
@@ -123,6 +130,10 @@ class TestFolder(BrokerKit):
             yield lambda **options: brokers.enter_context(
                 KombuBroker("filesystem://", options=folders(tmp_path), clock=clock, **options)
             )
+
+    @pytest.mark.slow  # the transport lists the folder for each message
+    def test_a_thousand_settle_in_one_call(self, broker):
+        super().test_a_thousand_settle_in_one_call(broker)
 
 
 def folders(path):
@@ -246,6 +257,31 @@ def test_a_folder_that_is_not_there_is_a_broker_that_is_not_there(tmp_path):
     for call in (broker.ping, lambda: broker.publish([envelope()]), lambda: claim(broker)):
         with pytest.raises(BrokerUnavailable, match="No such file"):
             call()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "async"])
+def test_a_node_works_on_a_folder_and_gives_back_what_it_has_not_begun(open_on, start_node, tmp_path, pool):
+    def note(name, seconds):
+        with (tmp_path / "runs").open("a") as file:
+            file.write(f"{name}\n")
+        time.sleep(seconds)
+
+    broker = open_on(clock=SYSTEM_CLOCK)
+    broker.publish([toy("note", name, 0.01) for name in "abcdefgh"])
+    broker.publish([replace(toy("note", "late", 0), due=time.time() + 0.5), toy("note", "last", 0)])
+    with open_results(f"sqlite:///{tmp_path}/results.db") as results:
+        node = start_node(ToyApplication(note=note), broker, results, pool=pool, concurrency=2)
+        eventually(lambda: (tmp_path / "runs").exists() and len(runs(tmp_path)) == 10, within=60, what="all have run")
+        broker.publish([toy("note", name, 0.5) for name in ("long 1", "long 2", "long 3", "long 4", "long 5", "long 6")])
+        eventually(lambda: len(runs(tmp_path)) > 11, within=60, what="two of them run")
+        assert node.stop(30)
+    begun = runs(tmp_path)[10:]
+    assert len(begun) + open_on().depth("toys") == 6
+    assert len(set(begun)) == len(begun)
+
+
+def runs(folder):
+    return (folder / "runs").read_text().splitlines()
 
 
 # Which URLs lead here
