@@ -17,9 +17,9 @@ from jumpstarter.brokers.kombu import KombuBroker
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import BrokerUnavailable, ConfigurationError
 from jumpstarter.jobs import REQUEUE
+from jumpstarter.results import open_results
 from jumpstarter.testing.broker_kit import LEASE as LENGTH
 from jumpstarter.testing.broker_kit import BrokerKit, Forked, ManualClock, bodies, envelope, settlement
-from jumpstarter.results import open_results
 from tests.peers import eventually
 from tests.worker.conftest import start_node
 from tests.worker.toy import ToyApplication

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.chaos.proxy import Network
 from tests.peers import eventually
 from tests.rabbitmq_server import rabbitmq_server
 from tests.redis_server import FaultyProxy
+from tests.reliability.proxies import Silence
 
 __all__ = ["rabbitmq_server"]
 
@@ -47,6 +49,26 @@ def test_where_nobody_listens_nothing_was_sent(open_on):
     broker = open_on(port)
     with nothing_sent("refused"):
         broker.publish([envelope()])
+
+
+def test_a_server_that_never_answers_is_an_error_in_time(rabbitmq_server, open_on):
+    with Silence() as silence:
+        broker = open_on(silence.port)
+        began = time.monotonic()
+        with nothing_sent("timed out"):
+            broker.publish([envelope()], timeout=0.3)
+        assert time.monotonic() - began < PATIENCE / 2  # the broker's own time is 30 s
+    broker = open_on(timeout=PATIENCE)
+    broker.ping()
+    rabbitmq_server.freeze()
+    try:
+        began = time.monotonic()
+        with nothing_sent("no answer in time"):
+            broker.publish([envelope()], timeout=0.3)
+        assert time.monotonic() - began < PATIENCE / 2
+    finally:
+        rabbitmq_server.thaw()
+    assert open_on().depth("q") == 0
 
 
 def test_a_connection_that_ends_before_the_confirmation_leaves_the_message_in_doubt(rabbitmq_server, open_on):
