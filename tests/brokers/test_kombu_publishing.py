@@ -63,7 +63,7 @@ def test_a_server_that_never_answers_is_an_error_in_time(rabbitmq_server, open_o
     rabbitmq_server.freeze()
     try:
         began = time.monotonic()
-        with nothing_sent("no answer in time"):
+        with nothing_sent("no answer in time|timed out|no time was left"):
             broker.publish([envelope()], timeout=0.3)
         assert time.monotonic() - began < PATIENCE / 2
     finally:
