@@ -70,7 +70,7 @@ NOT_FOR_AMQP = frozenset({*REDIS_OPTIONS, *AMQP_OPTIONS, "confirm_publish"})
 BULK_LIMIT = 10_000
 BULK_BYTES = 32 << 20
 
-#: Celery's default of ``broker_heartbeat``. Told no other, our workers ask for the lease of their claims, a quarter of it.
+#: Celery's default of ``broker_heartbeat``. Told no other, our workers take the lease of their claims.
 HEARTBEAT = 120
 
 #: Seconds for a publish where no setting says another number: Celery's default for making a connection.
