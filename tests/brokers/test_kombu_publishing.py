@@ -10,6 +10,7 @@ import pytest
 
 from jumpstarter.brokers.kombu import AmqpBroker
 from jumpstarter.brokers.kombu import broker as kombu_broker
+from jumpstarter.brokers.kombu.link import Declarer, Refused
 from jumpstarter.errors import BrokerUnavailable, PublishTimeout, PublishUnconfirmed
 from jumpstarter.testing.broker_kit import LEASE, bodies, envelope
 from tests.chaos.proxy import Network
@@ -153,3 +154,13 @@ def test_a_claimant_whose_server_answers_nobody_keeps_its_claims(rabbitmq_server
         eventually(lambda: session.link.silence() == 0.0, within=PATIENCE, what="it speaks again")
         assert [held.tag for held in broker.held("a")] == [one.tag]
         assert not session.is_broken
+
+
+def test_a_claimant_whose_declaration_was_refused_does_not_take_the_servers_silence_for_death(rabbitmq_server, open_on):
+    """The last thing that it said needs no answer."""
+    broker = open_on(heartbeat=600)
+    broker.claim(["q"], 1, incarnation="a", lease=LEASE)
+    link = broker._sessions["a"].link
+    with pytest.raises(Refused):
+        Declarer(link).queue_declare("nobody declared it", passive=True)
+    assert link.silence() == 0.0
