@@ -476,6 +476,17 @@ class BrokerKit:
     def test_a_wait_of_no_time_only_looks(self, broker: Broker) -> None:
         assert broker.wait(["q"], 0.0, incarnation="a") is False
 
+    def test_whoever_rests_after_a_wait_leaves_messages_to_others(self, broker: Broker) -> None:
+        broker.publish([envelope(b"1")])
+        assert broker.wait(["q", "r"], PATIENCE, incarnation="a") is True
+        assert bodies(self.claim(broker, queues=["q", "r"])) == [b"1"]
+        broker.publish([envelope(b"2", queue="r")])
+        broker.rest(incarnation="a")
+        assert bodies(self.claim(broker, queues=["q", "r"], by="b")) == [b"2"]
+        broker.publish([envelope(b"3"), envelope(b"4", queue="r")])
+        assert len(self.claim(broker, queues=["q", "r"], by="b")) == 2
+        broker.rest(incarnation="nobody")
+
     def test_a_publish_ends_a_wait(self, broker: Broker, broker_factory: Factory) -> None:
         other = broker_factory()
         with background(lambda: broker.wait(["q", "r"], PATIENCE, incarnation="a")) as waiting:

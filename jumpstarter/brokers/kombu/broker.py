@@ -269,6 +269,11 @@ class AmqpBroker(Broker):
                 del self._waiting[me]
                 self._woken.discard(me)
 
+    def rest(self, *, incarnation: str) -> None:
+        session = self._session(incarnation)
+        if session is not None:
+            session.rest()
+
     def wake(self) -> None:
         with self._waking:
             self._wake_next = not self._waiting

@@ -457,6 +457,12 @@ class Session:
             finally:
                 self._called = time.monotonic()
 
+    def rest(self) -> None:
+        """Nobody will claim for a while: let the server push to others, and give back what it has pushed here."""
+        with self._claiming:
+            if self._watched or self._arrived:
+                self._quieten(time.monotonic() + self._broker.timeout)
+
     def has_arrived(self, queues: Sequence[str]) -> bool:
         """Whether a claim from these queues would find something."""
         return bool(self._redelivered) or any(claim.queue in queues for claim in self._arrived)
