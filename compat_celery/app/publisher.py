@@ -70,7 +70,7 @@ NOT_FOR_AMQP = frozenset({*REDIS_OPTIONS, *AMQP_OPTIONS, "confirm_publish"})
 BULK_LIMIT = 10_000
 BULK_BYTES = 32 << 20
 
-#: Celery's default of ``broker_heartbeat``. Told no other, our workers ask for the lease of their claims, a quarter of it.
+#: Celery's default of ``broker_heartbeat``. Told no other, our workers take the lease of their claims.
 HEARTBEAT = 120
 
 #: Seconds for a publish where no setting says another number: Celery's default for making a connection.
@@ -150,6 +150,8 @@ def _options_for(app: Celery, url: str) -> dict[str, Any]:
     scheme = url.partition("://")[0]
     if scheme in AMQP_SCHEMES:
         return _amqp_options(app)
+    if scheme not in OUR_SCHEMES:
+        return _kombu_options(app)
     names = REDIS_OPTIONS if scheme in REDIS_SCHEMES else SQLITE_OPTIONS if scheme == "sqlite" else {}
     given = conf.broker_transport_options
     options = {ours: given[kombus] for kombus, ours in names.items() if given.get(kombus) is not None}
@@ -158,6 +160,13 @@ def _options_for(app: Celery, url: str) -> dict[str, Any]:
         if conf.broker_use_ssl:
             options["ssl"] = conf.broker_use_ssl
     return options
+
+
+def _kombu_options(app: Celery) -> dict[str, Any]:
+    """For what Kombu connects to itself."""
+    conf = app.conf
+    timeout = float(conf.broker_connection_timeout or 4)
+    return {"queues": app.amqp.queues, "timeout": timeout, "options": conf.broker_transport_options, "ssl": conf.broker_use_ssl}
 
 
 def _amqp_options(app: Celery) -> dict[str, Any]:
