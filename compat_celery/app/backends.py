@@ -21,6 +21,9 @@ BACKEND_ALIASES = {
     "sqlite": "compat_celery.backends.sqlite:SQLiteBackend",
 }
 
+#: Of these, :meth:`on_task_call` does nothing.
+SILENT = frozenset(BACKEND_ALIASES[name] for name in ("memory", "redis", "sqlite"))
+
 #: Names of backends that Celery has and Jumpstarter has not, unless another package brings them.
 _CELERYS_OWN = frozenset(
     {
@@ -57,7 +60,10 @@ def by_name(backend: Any = None, loader: Any = None, extension_namespace: str = 
     """
     backend = backend or "disabled"
     loader = loader or current_app.loader
-    aliases = {**BACKEND_ALIASES, **loader.override_backends, **dict(load_extension_class_names(extension_namespace))}
+    # Ours come first, so that the metadata of all installed packages is read only for names that we do not know.
+    aliases = {**BACKEND_ALIASES, **loader.override_backends}
+    if backend not in aliases:
+        aliases.update(load_extension_class_names(extension_namespace))
     if backend in _CELERYS_OWN and backend not in aliases:
         raise ImproperlyConfigured(f"Celery's result backend {backend!r} does not exist in Jumpstarter. There are {_SUPPORTED}.")
     try:
