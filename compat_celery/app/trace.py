@@ -57,6 +57,7 @@ from compat_celery.result import AsyncResult
 from compat_celery.utils.nodenames import gethostname
 from compat_celery.utils.objects import mro_lookup
 from compat_celery.utils.saferepr import saferepr
+from jumpstarter.abc.results import Fence
 
 __all__ = (
     "EXCEPTION_STATES",
@@ -97,6 +98,11 @@ RETRY = states.RETRY
 FAILURE = states.FAILURE
 SUCCESS = states.SUCCESS
 EXCEPTION_STATES = states.EXCEPTION_STATES
+
+#: Lines of a worker's log. Celery's: programs read them.
+LOG_RECEIVED = "Task %(name)s[%(id)s] received"
+LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
+LOG_FAILURE = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
 IGNORE_STATES = frozenset({IGNORED, RETRY, REJECTED})
 
 
@@ -537,29 +543,37 @@ class Tracer:
     def _shown_name(self, run: _Run) -> str:
         return getattr(run.request, "shadow", None) or self.name
 
+    def _facts(self, run: _Run) -> dict[str, Any]:
+        """What every line about a task tells, by Celery's names; monitors and tests read it from the record's ``data``."""
+        request = run.request
+        return {
+            "id": run.uuid,
+            "name": self._shown_name(run),
+            "args": request.get("argsrepr") or safe_repr(request.args),
+            "kwargs": request.get("kwargsrepr") or safe_repr(request.kwargs),
+        }
+
     def _log_success(self, run: _Run) -> None:
         run.retstr = saferepr(run.retval, getattr(self.task, "resultrepr_maxsize", 1024))
-        logger.info(
-            "Task %s[%s] succeeded in %ss: %s",
-            self._shown_name(run),
-            run.uuid,
-            round(run.runtime, 6),
-            run.retstr,
-            extra={"data": {"id": run.uuid, "name": self._shown_name(run), "return_value": run.retstr, "runtime": run.runtime}},
-        )
+        facts = {**self._facts(run), "return_value": run.retstr, "runtime": round(run.runtime, 6)}
+        logger.info(LOG_SUCCESS, facts, extra={"data": facts})
 
     def _log_failure(self, run: _Run, error: Exception) -> None:
         throws = self.task.throws or ()
         is_expected = isinstance(error, throws)
+        facts = {
+            **self._facts(run),
+            "hostname": run.request.hostname,
+            "exc": safe_repr(error),
+            "description": "raised expected" if is_expected else "raised unexpected",
+            "internal": False,
+        }
         logger.log(
             logging.INFO if is_expected else logging.ERROR,
-            "Task %s[%s] raised %s: %s",
-            self._shown_name(run),
-            run.uuid,
-            "expected" if is_expected else "unexpected",
-            safe_repr(error),
+            LOG_FAILURE,
+            facts,
             exc_info=None if is_expected else (type(error), error, error.__traceback__),
-            extra={"data": {"id": run.uuid, "name": self._shown_name(run), "exception": safe_repr(error)}},
+            extra={"data": facts},
         )
 
 
@@ -589,6 +603,10 @@ def record_failure(
     outcome.documents = (*outcome.documents, *documents)
     outcome.part = failure_part(backend, request, state, error)
     if request.errbacks:
+        if documents and backend.calls_errbacks_here(request):
+            # Those look at the failure, which settling would store only after them; it stores the same once more.
+            fence = None if outcome.job is None else Fence(uuid, outcome.delivery.attempt)
+            backend.results.put(documents, by=[fence] * len(documents))
         with deferred():
             backend._call_task_errbacks(request, error, traceback)
 
