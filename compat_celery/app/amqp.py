@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from compat_celery import signals
 from compat_celery._later import kombu, kombu_common
 from compat_celery._names import celery_named
-from compat_celery.app import publisher
+from compat_celery.app import agents, publisher
 from compat_celery.app import routes as _routes
 from compat_celery.local import Proxy, class_property
 from compat_celery.protocol import TaskMessage, task_message_v1, task_message_v2
@@ -567,7 +567,7 @@ class AMQP:
                 properties=properties,
                 retry_policy=policy,
             )
-        answer = producer.publish(
+        answer = agents.publish_of(producer)(
             body,
             exchange=exchange,
             routing_key=routing_key,
