@@ -13,7 +13,10 @@ __all__ = ("by_name", "by_url")
 
 BACKEND_ALIASES = {
     "cache": "compat_celery.backends.cache:CacheBackend",
+    "database": "compat_celery.backends.database:DatabaseBackend",
+    "db": "compat_celery.backends.database:DatabaseBackend",
     "disabled": "compat_celery.backends.base:DisabledBackend",
+    "file": "compat_celery.backends.filesystem:FilesystemBackend",
     "memory": "compat_celery.backends.memory:MemoryBackend",
     "redis": "compat_celery.backends.redis:RedisBackend",
     "rediss": "compat_celery.backends.redis:RedisBackend",
@@ -34,11 +37,8 @@ _CELERYS_OWN = frozenset(
         "cosmosdbsql",
         "couchbase",
         "couchdb",
-        "database",
-        "db",
         "dynamodb",
         "elasticsearch",
-        "file",
         "gs",
         "mongodb",
         "riak",
@@ -48,7 +48,10 @@ _CELERYS_OWN = frozenset(
     }
 )
 
-_SUPPORTED = "redis://…, rediss://…, redis+socket://…, sqlite:///…, memory://, cache+memory:// and disabled"
+_SUPPORTED = (
+    "redis://…, rediss://…, redis+socket://…, sqlite:///…, memory://, cache+memory://, "
+    "cache+memcached://…, db+postgresql://…, file:///folder and disabled"
+)
 
 
 def by_name(backend: Any = None, loader: Any = None, extension_namespace: str = "celery.result_backends") -> Any:
