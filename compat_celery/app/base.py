@@ -575,11 +575,13 @@ class Celery:
         digest: str = DEFAULT_SECURITY_DIGEST,
         serializer: str = "json",
     ) -> Any:
-        """Sign messages (Celery's ``auth`` serializer). Not there yet.
+        """Sign what this process sends, and accept only what is signed. See :func:`compat_celery.security.setup_security`.
 
-        :raises NotImplementedError: always.
+        :raises ImproperlyConfigured: a file is not named, or the settings would still send or accept other messages.
         """
-        raise NotImplementedError("setup_security: signed messages are still to come")
+        from compat_celery.security import setup_security  # noqa: PLC0415 - it needs a package that is an extra
+
+        return setup_security(allowed_serializers, key, key_password, cert, store, digest, serializer, app=self)
 
     def prepare_config(self, c: Any) -> Any:
         """For subclasses: the configuration before it is used."""
