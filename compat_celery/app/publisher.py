@@ -269,6 +269,18 @@ def bulk_publish(
     sink.flush()
 
 
+def is_collecting() -> bool:
+    """Whether a block around us collects what is published."""
+    return _sink.get() is not None
+
+
+def flush() -> None:
+    """Send now what the block of :func:`bulk_publish` around us has collected. There must be one."""
+    sink = _sink.get()
+    assert sink is not None
+    sink.flush()
+
+
 def newest() -> Envelope | None:
     """The message that the block around us collected last; None without a block, or when it has sent everything."""
     sink = _sink.get()
