@@ -367,9 +367,10 @@ class Producer:
             wire_headers["compression"] = payload.compression
         properties["delivery_mode"] = _delivery_mode(delivery_mode)
         properties["priority"] = priority or 0
-        if expiration is not None:
-            properties["expiration"] = str(int(expiration * 1000))
         broker = self.broker
+        # A server that drops what has expired tells nobody: whoever waits for the task would wait for ever. Workers see the header.
+        if expiration is not None and not (broker.routes and wire_headers.get("expires")):
+            properties["expiration"] = str(int(expiration * 1000))
         due = _due(wire_headers) if broker.exclusive else None
         name = exchange.name if isinstance(exchange, Exchange) else exchange or ""
         envelopes = [
