@@ -11,8 +11,18 @@
     │   └── UnhandledEvent            an event without a transition, where the chart calls that an error
     ├── ActorError
     │   ├── ActorCrashed              the actor ended with a failure, which is the cause
+    │   ├── ActorStopped              the actor is not there (any more) for whoever asks it
+    │   ├── AskTimeout                no answer within the deadline; also a TimeoutError
+    │   ├── ChildFailed               a child crashed too often, or one that its parent cannot do without
+    │   ├── CircuitOpen               a handler's circuit breaker is open
+    │   ├── HandlingCancelled         a handler was cancelled before it had an answer
+    │   ├── LinkBroken                an actor that this one is linked to has crashed
+    │   ├── MailboxFull               no room for a message
+    │   ├── NotHandled                an actor has no handler for messages of this class
+    │   ├── Rejected                  a handler does not take the message in this state
     │   ├── ResourceFailed            a required resource could not be acquired
-    │   └── StopTimeout               an actor did not stop within its grace
+    │   ├── StopTimeout               an actor did not stop within its grace
+    │   └── Unwell                    an actor was unhealthy, or a health check failed, for too long
     ├── BrokerError
     │   ├── BrokerUnavailable         the server does not answer; what is held stays held
     │   │   └── PublishUnconfirmed    messages were sent, and whether they arrived is unknown
@@ -121,6 +131,132 @@ class ActorCrashed(ActorError):
     def __init__(self, actor: str) -> None:
         super().__init__(f"{actor} crashed")
         self.actor = actor
+
+
+class ActorStopped(ActorError):
+    """The actor is not there (any more) for whoever asks it.
+
+    :ivar actor: its name.
+    """
+
+    def __init__(self, actor: str, state: str) -> None:
+        super().__init__(f"{actor} is {state} and answers nobody")
+        self.actor = actor
+
+
+class AskTimeout(ActorError, TimeoutError):
+    """No answer within the deadline.
+
+    :ivar actor: who was asked.
+    :ivar message: what was asked.
+    :ivar seconds: the deadline.
+    """
+
+    def __init__(self, actor: str, message: object, seconds: float) -> None:
+        super().__init__(f"{actor} did not answer {message!r} within {seconds:g} s")
+        self.actor = actor
+        self.message = message
+        self.seconds = seconds
+
+
+class ChildFailed(ActorError):
+    """A child crashed too often, or it is one that its parent cannot do without; its last error is the ``__cause__``.
+
+    :ivar child: its name.
+    """
+
+    def __init__(self, actor: str, child: str, why: str) -> None:
+        super().__init__(f"{actor}: child {child} {why}")
+        self.actor = actor
+        self.child = child
+
+
+class CircuitOpen(ActorError):
+    """A handler failed too often; its circuit breaker lets nothing through for a while.
+
+    :ivar handler: the name of the handler.
+    """
+
+    def __init__(self, actor: str, handler: str) -> None:
+        super().__init__(f"{actor}: the circuit of {handler!r} is open; ask again later")
+        self.actor = actor
+        self.handler = handler
+
+
+class HandlingCancelled(ActorError):
+    """A handler was cancelled before it had an answer: its states were left, or the grace of a stop was over.
+
+    :ivar message: what was asked.
+    """
+
+    def __init__(self, actor: str, message: object) -> None:
+        super().__init__(f"{actor}: the handling of {message!r} was cancelled")
+        self.actor = actor
+        self.message = message
+
+
+class LinkBroken(ActorError):
+    """An actor that this one is linked to has crashed; its failure is the ``__cause__``.
+
+    :ivar other: the name of the one that crashed.
+    """
+
+    def __init__(self, actor: str, other: str) -> None:
+        super().__init__(f"{actor} is linked to {other}, which crashed")
+        self.actor = actor
+        self.other = other
+
+
+class MailboxFull(ActorError):
+    """There is no room for a message.
+
+    :ivar capacity: how many messages may wait.
+    """
+
+    def __init__(self, actor: str, capacity: int, why: str = "") -> None:
+        super().__init__(
+            f"{actor}: {capacity} messages wait already, which is the mailbox's capacity" + (f"; {why}" if why else "")
+        )
+        self.actor = actor
+        self.capacity = capacity
+
+
+class NotHandled(ActorError):
+    """An actor has no handler for messages of this class.
+
+    :ivar message: the name of the class.
+    """
+
+    def __init__(self, actor: str, message: str, handled: str) -> None:
+        super().__init__(
+            f"{actor} does not handle {message}; it handles {handled or 'no messages: decorate a method with @handles'}"
+        )
+        self.actor = actor
+        self.message = message
+
+
+class Rejected(ActorError):
+    """A handler does not take the message in this state.
+
+    :ivar message: what was asked.
+    """
+
+    def __init__(self, actor: str, message: object, state: str) -> None:
+        super().__init__(f"{actor} does not take {message!r} while it is {state}")
+        self.actor = actor
+        self.message = message
+
+
+class Unwell(ActorError):
+    """An actor was unhealthy, or a health check failed, for longer than ``unhealthy_for``.
+
+    :ivar seconds: for how long.
+    """
+
+    def __init__(self, actor: str, what: str, seconds: float) -> None:
+        super().__init__(f"{actor}: {what} for {seconds:g} s")
+        self.actor = actor
+        self.seconds = seconds
 
 
 class ResourceFailed(ActorError):

@@ -12,26 +12,66 @@ The neighbours: ``states`` (charts) and ``telemetry`` below; the worker above.
 
 from jumpstarter.actors.actor import Actor
 from jumpstarter.actors.backoff import Backoff, backoff
+from jumpstarter.actors.breakers import CircuitBreaker, circuit_breaker
 from jumpstarter.actors.declare import Loop, Resource, health_check, loop, resource, task, timer
+from jumpstarter.actors.family import Child, Need, Strategy, child, needs, one_for_all, one_for_one, rest_for_one
+from jumpstarter.actors.handlers import Handler, handles
 from jumpstarter.actors.health import Concern
 from jumpstarter.actors.hosting import hosted, run
+from jumpstarter.actors.letters import DeadLetter, DeadLetters, Mailbox, dead_letters
+from jumpstarter.actors.messages import Command, Document, Event, Message
+from jumpstarter.actors.modes import Condition, Mode, State, degraded, failing, healthy, lost, reported, unhealthy
+from jumpstarter.actors.ref import ActorRef, Ref
 from jumpstarter.actors.threads import DedicatedThread
 from jumpstarter.actors.view import StateView
+from jumpstarter.actors.watching import Down
 
 __all__ = [
     "Actor",
+    "ActorRef",
     "Backoff",
+    "Child",
+    "CircuitBreaker",
+    "Command",
     "Concern",
+    "Condition",
+    "DeadLetter",
+    "DeadLetters",
     "DedicatedThread",
+    "Document",
+    "Down",
+    "Event",
+    "Handler",
     "Loop",
+    "Mailbox",
+    "Message",
+    "Mode",
+    "Need",
+    "Ref",
     "Resource",
+    "State",
     "StateView",
+    "Strategy",
     "backoff",
+    "child",
+    "circuit_breaker",
+    "dead_letters",
+    "degraded",
+    "failing",
+    "handles",
     "health_check",
+    "healthy",
     "hosted",
     "loop",
+    "lost",
+    "needs",
+    "one_for_all",
+    "one_for_one",
+    "reported",
     "resource",
+    "rest_for_one",
     "run",
     "task",
     "timer",
+    "unhealthy",
 ]

@@ -8,10 +8,11 @@ and the host goes on stepping.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import anyio
-from anyio.abc import TaskGroup
 
 from jumpstarter.actors.declare import OnLeave
 from jumpstarter.actors.port import HostPort
@@ -19,18 +20,39 @@ from jumpstarter.actors.port import HostPort
 logger = logging.getLogger(__name__)
 
 
+class Nap(Protocol):
+    """A wait that can be ended: a cancel scope, for example."""
+
+    def cancel(self) -> None:
+        """End it."""
+
+
 class Run:
     """One run of an activity: from a start to its end."""
 
-    __slots__ = ("ended", "is_leaving", "nap", "scope")
+    __slots__ = ("_ended", "_has_ended", "is_leaving", "nap", "scope")
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
-        self.ended = anyio.Event()
+        # Events are large; there is one while somebody waits.
+        self._ended: anyio.Event | None = None
+        self._has_ended = False
         #: Its states were left. What finishes by itself looks at this between two rounds.
         self.is_leaving = False
         #: Where a body that finishes by itself waits while it has nothing in hand; leaving ends this wait.
-        self.nap: anyio.CancelScope | None = None
+        self.nap: Nap | None = None
+
+    def end(self) -> None:
+        """It has ended."""
+        self._has_ended = True
+        if self._ended is not None:
+            self._ended.set()
+
+    async def wait_ended(self) -> None:
+        """Until it has ended."""
+        if not self._has_ended:
+            self._ended = self._ended or anyio.Event()
+            await self._ended.wait()
 
     def leave(self, *, cancel: bool) -> None:
         """Its states were left: cancel it, or let it finish what it has in hand."""
@@ -63,15 +85,15 @@ class Activity:
         states: Iterable[str],
         *,
         on_end: Callable[[Exception | None], object],
-        permits: Iterable[str] = (),
+        permits: Iterable[str] = frozenset(),
         zone: frozenset[str] | None = None,
         on_leave: OnLeave = "cancel",
         flows: bool = False,
     ) -> None:
         self.name = name
         self.body = body
-        self.states = frozenset(states)
-        self.permits = frozenset(permits)
+        self.states = states if isinstance(states, frozenset) else frozenset(states)
+        self.permits = permits if isinstance(permits, frozenset) else frozenset(permits)
         self.zone = zone
         self.on_leave = on_leave
         self.flows = flows
@@ -98,46 +120,86 @@ class Activity:
         return self.run is not None and self.run.scope.cancel_called
 
 
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes some activities of an actor when one of their states is entered for the first time; shared by all actors of a class.
+
+    :ivar states: in which they run.
+    :ivar permits: which else they have to do with.
+    :ivar is_kept: they remember something from one run to the next. Others are forgotten when they have ended.
+    """
+
+    make: Callable[[HostPort], list[Activity]]
+    states: frozenset[str]
+    permits: frozenset[str] = frozenset()
+    is_kept: bool = False
+
+
+class Makers:
+    """All makers of a class, in the order in which their activities start."""
+
+    def __init__(self, makers: Iterable[Maker]) -> None:
+        self.all = tuple(makers)
+        self.by_state: dict[str, tuple[int, ...]] = {}
+        for number, maker in enumerate(self.all):
+            for state in maker.states | maker.permits:
+                self.by_state[state] = (*self.by_state.get(state, ()), number)
+
+
 class Activities:
     """All activities of one actor."""
 
-    def __init__(self, host: HostPort) -> None:
+    __slots__ = ("_active", "_host", "_made", "_makers")
+
+    def __init__(self, host: HostPort, makers: Makers) -> None:
         self._host = host
-        self._all: list[Activity] = []
-        self._by_state: dict[str, list[Activity]] = {}
+        self._makers = makers
+        #: By the number of their maker.
+        self._made: dict[int, list[Activity]] = {}
         self._active: tuple[str, ...] = ()
-        self._task_group: TaskGroup | None = None
 
-    def add(self, activity: Activity) -> None:
-        """Before the actor starts."""
-        self._all.append(activity)
-        for state in activity.states | activity.permits:
-            self._by_state.setdefault(state, []).append(activity)
-
-    def open(self, task_group: TaskGroup) -> None:
-        """Run what is to run in this task group from now on."""
-        self._task_group = task_group
+    @property
+    def _all(self) -> Iterator[Activity]:
+        return (activity for number in sorted(self._made) for activity in self._made[number])
 
     def follow(self, active: tuple[str, ...], exited: tuple[str, ...], entered: tuple[str, ...]) -> None:
         """Start and end what a step asks for. Never waits."""
         self._active = active
-        touched = {activity: None for state in (*exited, *entered) for activity in self._by_state.get(state, ())}
-        if not touched:
+        by_state = self._makers.by_state
+        numbers = {number: None for state in (*exited, *entered) for number in by_state.get(state, ())}
+        if not numbers:
             return
+        changed = {*exited, *entered}
         again = set(exited).intersection(entered)
-        for activity in touched:
-            is_wanted = not activity.states.isdisjoint(active)
-            is_reentered = is_wanted and not (activity.states.isdisjoint(again) and activity.permits.isdisjoint(again))
-            if activity.run is not None and not activity.run.is_leaving and (is_reentered or not is_wanted):
-                activity.run.leave(cancel=activity.on_leave == "cancel")
-                activity.is_pending = is_wanted
-            else:
-                # A run that ended by itself (a task that is done) starts again only when its states are entered again.
-                is_entered = is_wanted and not activity.states.isdisjoint(entered)
-                activity.is_pending = is_wanted and (
-                    activity.is_pending or activity.is_ending or (is_entered and activity.run is None)
-                )
+        for number in numbers:
+            for activity in self._made.get(number) or self._make(number, entered):
+                if not (activity.states.isdisjoint(changed) and activity.permits.isdisjoint(changed)):
+                    self._touch(activity, entered, again)
         self._start_pending()
+
+    def _make(self, number: int, entered: tuple[str, ...]) -> list[Activity]:
+        maker = self._makers.all[number]
+        if maker.states.isdisjoint(entered):
+            return []
+        made = self._made[number] = maker.make(self._host)
+        return made
+
+    def _touch(self, activity: Activity, entered: tuple[str, ...], again: set[str]) -> None:
+        is_wanted = not activity.states.isdisjoint(self._active)
+        is_reentered = is_wanted and not (activity.states.isdisjoint(again) and activity.permits.isdisjoint(again))
+        if activity.run is not None and not activity.run.is_leaving and (is_reentered or not is_wanted):
+            activity.run.leave(cancel=activity.on_leave == "cancel")
+            activity.is_pending = is_wanted
+        else:
+            # A run that ended by itself (a task that is done) starts again only when its states are entered again.
+            is_entered = is_wanted and not activity.states.isdisjoint(entered)
+            activity.is_pending = is_wanted and (activity.is_pending or activity.is_ending or (is_entered and activity.run is None))
+
+    def _forget(self) -> None:
+        """Drop what has ended and remembers nothing: an actor at work needs no memory for its start."""
+        for number, made in list(self._made.items()):
+            if not self._makers.all[number].is_kept and not any(activity.run or activity.is_pending for activity in made):
+                del self._made[number]
 
     def is_flowing(self) -> bool:
         """Whether anything runs that a pause has to wait for."""
@@ -157,7 +219,7 @@ class Activities:
         ]
 
     def _start_pending(self) -> None:
-        for activity in self._all:
+        for activity in list(self._all):
             if activity.is_pending and activity.run is None and not self._is_blocked(activity):
                 self._start(activity)
 
@@ -167,10 +229,11 @@ class Activities:
         return any(other.holds_back(activity, self._active) for other in self._all)
 
     def _start(self, activity: Activity) -> None:
-        assert self._task_group is not None
+        task_group = self._host.task_group
+        assert task_group is not None
         activity.is_pending = False
         activity.run = run = Run()
-        self._task_group.start_soon(self._run, activity, run, name=f"{self._host.name}: {activity.name}")
+        task_group.start_soon(self._run, activity, run, name=f"{self._host.name}: {activity.name}")
 
     async def _run(self, activity: Activity, run: Run) -> None:
         error: Exception | None = None
@@ -182,13 +245,14 @@ class Activities:
             error = unwrapped(raised)
         finally:
             activity.run = None
-            run.ended.set()
+            run.end()
         if run.scope.cancel_called or run.is_leaving:
             if error is not None:
                 logger.error("%s: %s failed while it was ending", self._host.name, activity.name, exc_info=error)
         else:
             activity.on_end(error)
         self._start_pending()
+        self._forget()
         self._host.pump()
 
 

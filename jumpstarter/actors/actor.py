@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import anyio
 
 from jumpstarter.actors.backoff import Backoff
-from jumpstarter.actors.declare import Resource
+from jumpstarter.actors.checks import check_declarations
+from jumpstarter.actors.declare import During, Resource, states_of
+from jumpstarter.actors.family import ChildSpec, RestartWhen, Strategy
 from jumpstarter.actors.health import Concern
-from jumpstarter.actors.host import Host, Waiter
+from jumpstarter.actors.host import Host
+from jumpstarter.actors.letters import Letter, Mailbox
+from jumpstarter.actors.messages import Command, Message
+from jumpstarter.actors.modes import State
 from jumpstarter.actors.plan import Declared, Plan, declared, frozen, make_plan
+from jumpstarter.actors.ref import ASK_TIMEOUT, ActorRef, ask, desk_for
 from jumpstarter.actors.threads import DedicatedThread
+from jumpstarter.actors.timers import Timer
 from jumpstarter.actors.view import StateView
-from jumpstarter.errors import ActorCrashed, ActorError, StopTimeout
+from jumpstarter.actors.waiting import Waiter
+from jumpstarter.actors.watching import link, monitor
+from jumpstarter.errors import ActorCrashed, ActorError, ConfigurationError, StopTimeout
 from jumpstarter.states import Chart
+
+R = TypeVar("R")
+A = TypeVar("A", bound="Actor")
 
 _names: dict[str, itertools.count[int]] = {}
 
@@ -43,6 +55,12 @@ class Actor:
     release_timeout: float = 10.0
     #: How long to wait before a restart; grows while restarts follow each other.
     restart_backoff: Backoff = Backoff(0.1, 30.0)
+    #: How many messages may wait, and what happens when there is no room.
+    mailbox: Mailbox = Mailbox()
+    #: What happens when a child has crashed.
+    strategy: Strategy = Strategy()
+    #: Seconds of being unhealthy after which the actor fails, so that its supervisor restarts it; None: never.
+    unhealthy_for: float | None = None
 
     _declared: ClassVar[Declared]
     _plans: ClassVar[dict[Any, Plan]]
@@ -50,6 +68,7 @@ class Actor:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._declared = declared(cls)
+        check_declarations(cls, cls._declared)
         cls._plans = {}
         regions = inspect.getattr_static(cls, "regions")
         if isinstance(regions, classmethod):
@@ -85,6 +104,11 @@ class Actor:
 
     async def on_stopped(self) -> None:
         """Everything is released; the actor is about to be ``stopped`` or ``crashed``."""
+
+    async def on_error(self, message: Any, error: Exception) -> None:  # noqa: ARG002 - for those who override it
+        """A message that was told, not asked, could not be handled; it is a dead letter now. As it is, it raises the error, and an
+        error in it crashes the actor. Override it to go on with the next message."""
+        raise error
 
     # -- from any thread --
 
@@ -146,6 +170,95 @@ class Actor:
         """Crash the actor with this cause; what it holds is released first. From any thread."""
         self._host.fail(error)
 
+    # -- messages: from any thread; what is awaited, from any event loop --
+
+    @property
+    def ref(self) -> ActorRef:
+        """What to hand to others: it can be told, asked and compared."""
+        return ActorRef(self._host)
+
+    @property
+    def mailbox_depth(self) -> int:
+        """How many messages wait, those included that were put aside."""
+        return self._host.desk.depth if self._host.desk is not None else 0
+
+    @property
+    def dead_letters(self) -> int:
+        """How many messages for this actor were not handled; see :data:`jumpstarter.actors.dead_letters` for which."""
+        return self._host.desk.dead if self._host.desk is not None else 0
+
+    async def tell(self, message: Message) -> None:
+        """See :meth:`ActorRef.tell`."""
+        await desk_for(self._host, message).put(Letter(message))
+
+    def tell_nowait(self, message: Message) -> None:
+        """See :meth:`ActorRef.tell_nowait`."""
+        desk_for(self._host, message).put_nowait(Letter(message))
+
+    async def ask(self, message: Command[R], *, timeout: float = ASK_TIMEOUT) -> R:  # noqa: ASYNC109 - a deadline is part of asking
+        """See :meth:`ActorRef.ask`."""
+        answer: R = await ask(self._host, message, timeout)
+        return answer
+
+    # -- from its own methods, in the loop that hosts it --
+
+    def postpone(self) -> None:
+        """In a handler: put the message aside, to be handled again when a state has changed that handlers are bound to.
+
+        :raises ActorError: no message is being handled.
+        """
+        if self._host.desk is None or not self._host.desk.postpone():
+            raise ActorError(f"{self.name}: postpone() is for handlers, while they handle a message")
+
+    def send_after(self, seconds: float, what: Message | str, *, name: str | None = None, during: During = None) -> None:
+        """Tell itself a message, or post itself an event, after so many seconds.
+
+        :param name: by which it can be cancelled, and is replaced; default: that of the message's class or of the event.
+        :param during: states; it is cancelled when the last of them is left, and not started when none is active.
+        :raises ActorError: the actor is neither starting nor started.
+        :raises NotHandled: it has no handler for such messages.
+        """
+        self._start_timer(seconds, what, name, during, every=False, is_silence=False)
+
+    def send_every(self, seconds: float, what: Message | str, *, name: str | None = None, during: During = None) -> None:
+        """As :meth:`send_after`, again and again."""
+        self._start_timer(seconds, what, name, during, every=True, is_silence=False)
+
+    def send_after_silence(self, seconds: float, what: Message | str, *, name: str | None = None, during: During = None) -> None:
+        """As :meth:`send_after`, once no message was handled for so many seconds."""
+        self._start_timer(seconds, what, name, during, every=False, is_silence=True)
+
+    def cancel_timer(self, name: str) -> bool:
+        """Cancel what was to be sent. True when there was something."""
+        return self._host.timers is not None and self._host.timers.cancel(name)
+
+    async def spawn(self, child: A, *, restart: RestartWhen = "never", significant: bool = False) -> A:
+        """Run another actor as a child of this one, and wait until it has started. It is stopped when this one stops.
+
+        :param restart: see :func:`~jumpstarter.actors.child`.
+        :param significant: when it ends and is not to be restarted, this actor stops (after a crash: fails).
+        :raises ActorCrashed: it crashed and is not restarted.
+        :raises ActorError: this actor is neither starting nor started, or the child runs already.
+        """
+        return await self._host.make_family().spawn(child, ChildSpec(restart=restart, significant=significant))
+
+    @property
+    def family(self) -> tuple[Actor, ...]:
+        """Its children, in the order of their start."""
+        return self._host.family.actors if self._host.family is not None else ()
+
+    def monitor(self, other: Actor | ActorRef) -> Callable[[], None]:
+        """Have a :class:`~jumpstarter.actors.Down` told to this actor when the other one stops or crashes, until the returned
+        function is called.
+
+        :raises NotHandled: it has no handler for :class:`Down`.
+        """
+        return monitor(self._host, other._host)
+
+    def link(self, other: Actor | ActorRef) -> Callable[[], None]:
+        """When one of the two crashes, the other fails as well, until the returned function is called."""
+        return link(self._host, other._host)
+
     # -- from any task of the event loop that hosts it --
 
     async def start(self) -> None:
@@ -200,15 +313,15 @@ class Actor:
         self._require_host("resume")
         await self._request("resume", lambda state: "started.flow.running" in state.active, "started.flow.running")
 
-    async def wait(self, state: str) -> None:
-        """Wait until the state is active; see :meth:`StateView.matches`.
+    async def wait(self, state: str | State) -> None:
+        """Wait until the state is active; see :meth:`StateView.matches`. For a child that will be restarted, beyond its crash.
 
         :raises ActorCrashed: the actor crashed instead.
         :raises ActorError: the actor stopped instead.
         :raises DefinitionError: there is no such state.
         """
         path = self._host.plan.names.find(state, "wait: ")
-        waiter = Waiter(lambda view: path in view.active)
+        waiter = Waiter(lambda view: path in view.active, is_patient=True)
         self._host.watch(waiter, at_rest="crashed" in self.state.active)
         await self._over(waiter, path)
 
@@ -226,6 +339,21 @@ class Actor:
         return f"<{type(self).__name__} {self.name!r}: {self.state}>"
 
     # -- inside --
+
+    def _start_timer(
+        self, seconds: float, what: Message | str, name: str | None, during: During, *, every: bool, is_silence: bool
+    ) -> None:
+        if isinstance(what, str):
+            if what not in self._host.plan.events:
+                self._host.plan.require_event(what)
+        else:
+            desk_for(self._host, what)
+        if not seconds > 0:
+            raise ConfigurationError(f"a timer takes more than 0 seconds, not {seconds!r}")
+        states = frozenset(self._host.plan.names.find(state, "timer: ") for state in states_of(during))
+        timer = Timer(seconds, what, every=every, during=states, is_silence=is_silence)
+        own_name = what if isinstance(what, str) else type(what).__name__
+        self._host.make_timers().start(self._host.task_group, name or own_name, timer)
 
     @classmethod
     def _plan_for(cls, regions: Mapping[str, Mapping[str, Any]]) -> Plan:

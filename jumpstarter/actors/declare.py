@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from jumpstarter.actors.backoff import Backoff, Intensity, backoff
-from jumpstarter.actors.health import Severity
+from jumpstarter.actors.breakers import CircuitBreaker
+from jumpstarter.actors.modes import Severity, State
 from jumpstarter.errors import ConfigurationError, DefinitionError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
 OnLeave = Literal["cancel", "finish"]
-During = str | tuple[str, ...] | None
+During = str | State | tuple[str | State, ...] | None
 
 #: Where a decorated function keeps its specification.
 SPEC = "__jumpstarter__"
@@ -43,12 +44,13 @@ class TaskSpec:
     """
 
     kind: Literal["task", "timer", "loop"]
-    during: tuple[str, ...] = ()
+    during: tuple[str | State, ...] = ()
     on_leave: OnLeave = "cancel"
     intensity: Intensity = DEFAULT_INTENSITY
     every: float = 0.0
     idle: Backoff = DEFAULT_IDLE
     stages: tuple[str, ...] = ()
+    breaker: CircuitBreaker | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +59,24 @@ class CheckSpec:
 
     every: float
     timeout: float
+    degrade_after: int | None
     fail_after: int
     recover_after: int
     severity: Severity
+    unhealthy_for: float | None
 
 
 @overload
 def task(method: Method, /) -> Method: ...
 @overload
 def task(
-    *, during: During = ..., on_leave: OnLeave = ..., restarts: int = ..., within: float = ..., retry: Backoff = ...
+    *,
+    during: During = ...,
+    on_leave: OnLeave = ...,
+    restarts: int = ...,
+    within: float = ...,
+    retry: Backoff = ...,
+    breaker: CircuitBreaker | None = ...,
 ) -> Callable[[Method], Method]: ...
 def task(
     method: Any = None,
@@ -77,6 +87,7 @@ def task(
     restarts: int = 3,
     within: float = 60.0,
     retry: Backoff = DEFAULT_INTENSITY.retry,
+    breaker: CircuitBreaker | None = None,
 ) -> Any:
     """Run this async method while the actor is in certain states. Used bare or with options.
 
@@ -86,12 +97,18 @@ def task(
     :param on_leave: when the last of these states is left, ``cancel`` it and wait for its end, or let it ``finish``.
     :param restarts: it is started anew after an error at most this many times ``within`` so many seconds; then the actor fails.
     :param retry: how long to wait before that.
+    :param breaker: in place of that limit: after too many failures it rests for ever longer whiles, the actor is degraded and does
+        not fail. See :func:`~jumpstarter.actors.circuit_breaker`.
     """
 
     def mark(function: Method) -> Method:
-        _require_async(function, "task")
+        require_async(function, "task")
         spec = TaskSpec(
-            kind="task", during=_states(during), on_leave=_leaving(on_leave), intensity=Intensity(restarts, within, retry)
+            kind="task",
+            during=states_of(during),
+            on_leave=leaving(on_leave),
+            intensity=Intensity(restarts, within, retry),
+            breaker=breaker,
         )
         return _marked(function, spec)
 
@@ -109,35 +126,60 @@ def timer(
     _require_positive("timer", "every", every)
 
     def mark(function: Method) -> Method:
-        _require_async(function, "timer")
-        spec = TaskSpec(kind="timer", during=_states(during), every=every, intensity=Intensity(restarts, within, retry))
+        require_async(function, "timer")
+        spec = TaskSpec(kind="timer", during=states_of(during), every=every, intensity=Intensity(restarts, within, retry))
         return _marked(function, spec)
 
     return mark
 
 
 def health_check(
-    *, every: float, timeout: float = 5.0, fail_after: int = 1, recover_after: int = 1, severity: Severity = "problem"
+    *,
+    every: float,
+    timeout: float = 5.0,
+    degrade_after: int | None = None,
+    fail_after: int = 1,
+    recover_after: int = 1,
+    severity: Severity = "problem",
+    unhealthy_for: float | None = None,
 ) -> Callable[[Method], Method]:
     """Ask this async method every so many seconds whether all is well: True or None. False, an error and a timeout mean no.
 
     It is asked at once when the actor has started. A check never crashes the actor; it makes a concern under its own name.
 
     :param timeout: seconds after which it is cancelled and counts as failed.
+    :param degrade_after: failures in a row that make a warning of it; less than ``fail_after``. None: there is no such step.
     :param fail_after: failures in a row that make the concern.
     :param recover_after: successes in a row that take it back.
     :param severity: ``problem`` makes the actor unhealthy, ``warning`` degrades it.
+    :param unhealthy_for: seconds after which a concern that has not been taken back fails the actor, so that its supervisor
+        restarts it. None: never.
+    :raises ConfigurationError: for values that make no sense.
     """
     _require_positive("health_check", "every", every)
     _require_positive("health_check", "timeout", timeout)
     if fail_after < 1 or recover_after < 1:
         raise ConfigurationError(f"health_check: fail_after={fail_after!r} and recover_after={recover_after!r} must be at least 1")
+    if degrade_after is not None and not 1 <= degrade_after < fail_after:
+        raise ConfigurationError(
+            f"health_check: degrade_after={degrade_after!r} must be at least 1 and less than fail_after={fail_after!r}"
+        )
+    if unhealthy_for is not None:
+        _require_positive("health_check", "unhealthy_for", unhealthy_for)
     if severity not in ("warning", "problem"):
         raise ConfigurationError(f"health_check: severity={severity!r} must be 'warning' or 'problem'")
 
     def mark(function: Method) -> Method:
-        _require_async(function, "health_check")
-        spec = CheckSpec(every=every, timeout=timeout, fail_after=fail_after, recover_after=recover_after, severity=severity)
+        require_async(function, "health_check")
+        spec = CheckSpec(
+            every=every,
+            timeout=timeout,
+            degrade_after=degrade_after,
+            fail_after=fail_after,
+            recover_after=recover_after,
+            severity=severity,
+            unhealthy_for=unhealthy_for,
+        )
         return _marked(function, spec)
 
     return mark
@@ -161,7 +203,7 @@ class Loop:
             raise DefinitionError(f"loop{self.stages!r}", f"it has no stage {stage!r}; it has {', '.join(self.stages)}")
 
         def mark(function: Method) -> Method:
-            _require_async(function, f"stage {stage!r}")
+            require_async(function, f"stage {stage!r}")
             name = function.__name__
             if self.methods.setdefault(stage, name) != name:
                 why = f"stage {stage!r} is {self.methods[stage]!r} already; override that method instead of declaring {name!r}"
@@ -196,7 +238,7 @@ def loop(
             raise DefinitionError(f"loop{stages!r}", why)
     intensity = Intensity(restarts, within, retry)
     spec = TaskSpec(
-        kind="loop", during=_states(during), on_leave=_leaving(on_leave), intensity=intensity, idle=idle, stages=tuple(stages)
+        kind="loop", during=states_of(during), on_leave=leaving(on_leave), intensity=intensity, idle=idle, stages=tuple(stages)
     )
     return Loop(tuple(stages), spec)
 
@@ -311,10 +353,18 @@ def _marked(function: Method, spec: object) -> Method:
     return function
 
 
-def _require_async(function: Any, what: str) -> None:
-    name = getattr(function, "__name__", repr(function))
+def require_async(function: Any, what: str) -> None:
+    """:raises DefinitionError: it is no coroutine function."""
     if not inspect.iscoroutinefunction(function):
-        raise DefinitionError(name, f"a {what} must be an async method; write 'async def {name}(self)'")
+        owner, name = owner_of(function)
+        raise DefinitionError(owner, f"a {what} must be an async method; write 'async def {name}(self)'")
+
+
+def owner_of(function: Any) -> tuple[str, str]:
+    """The name of the class in whose body a function stands, which is not there yet, or else its own; and its own."""
+    name = getattr(function, "__name__", repr(function))
+    around = getattr(function, "__qualname__", name).split(".")[-2:-1]
+    return (around[0] if around and around[0] != "<locals>" else name), name
 
 
 def _require_positive(what: str, option: str, value: float) -> None:
@@ -322,16 +372,24 @@ def _require_positive(what: str, option: str, value: float) -> None:
         raise ConfigurationError(f"{what}: {option}={value!r} must be more than 0 seconds")
 
 
-def _states(during: During) -> tuple[str, ...]:
+def states_of(during: During) -> tuple[str | State, ...]:
+    """What was written after ``during=``, as a tuple.
+
+    :raises ConfigurationError: it is neither a state nor several.
+    """
     if during is None:
         return ()
-    states = (during,) if isinstance(during, str) else tuple(during)
-    if not states or not all(isinstance(state, str) for state in states):
-        raise ConfigurationError(f"during={during!r} must be the name of a state or a tuple of such names")
+    states = (during,) if isinstance(during, str | State) else tuple(during)
+    if not states or not all(isinstance(state, str | State) for state in states):
+        raise ConfigurationError(f"during={during!r} must be a state, the name of a state, or a tuple of these")
     return states
 
 
-def _leaving(on_leave: OnLeave) -> OnLeave:
+def leaving(on_leave: OnLeave) -> OnLeave:
+    """What was written after ``on_leave=``.
+
+    :raises ConfigurationError: it is neither of the two.
+    """
     if on_leave not in ("cancel", "finish"):
         raise ConfigurationError(f"on_leave={on_leave!r} must be 'cancel' or 'finish'")
     return on_leave

@@ -7,87 +7,116 @@ answers to ``stop`` and ``fail`` at any moment; whatever takes time runs in a ta
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup
 
 from jumpstarter.actors import lifecycle
-from jumpstarter.actors.activities import Activities, Activity
-from jumpstarter.actors.health import Health, Severity
+from jumpstarter.actors.activities import Activities
+from jumpstarter.actors.breakers import Circuit
+from jumpstarter.actors.desk import Desk
+from jumpstarter.actors.health import Health
+from jumpstarter.actors.modes import Severity
 from jumpstarter.actors.phases import Phases
 from jumpstarter.actors.plan import Plan
 from jumpstarter.actors.publish import Publisher
-from jumpstarter.actors.threads import DedicatedThread, Doorbell
+from jumpstarter.actors.supervision import Family
+from jumpstarter.actors.threads import DedicatedThread
+from jumpstarter.actors.timers import Timers
 from jumpstarter.actors.view import StateView
-from jumpstarter.actors.work import check_activity, task_activities, timeout_activity
+from jumpstarter.actors.waiting import Waiter
 from jumpstarter.errors import ActorError, StopTimeout
 from jumpstarter.states import Step
 from jumpstarter.telemetry.bus import bus
 
 if TYPE_CHECKING:
     from jumpstarter.actors.actor import Actor
+    from jumpstarter.actors.service import Service
 
 logger = logging.getLogger(__name__)
 
 
-class Waiter:
-    """Somebody who waits for a state.
-
-    :ivar was_handled: what became of the event that was posted with it: False when no transition took it.
-    :ivar has_missed: the actor came to rest before the state was reached.
-    """
-
-    __slots__ = ("_is_met", "has_missed", "over", "was_handled")
-
-    def __init__(self, is_met: Callable[[StateView], bool]) -> None:
-        self._is_met = is_met
-        self.over = anyio.Event()
-        self.was_handled = True
-        self.has_missed = False
-
-    def look(self, state: StateView, *, at_rest: bool) -> bool:
-        """After a step. True when there is nothing more to wait for."""
-        if not self._is_met(state):
-            if not at_rest:
-                return False
-            self.has_missed = True
-        self.over.set()
-        return True
+_NO_CIRCUITS: Mapping[str, Circuit] = MappingProxyType({})
 
 
 class Host:
     """Runs one actor. ``post``, ``fail``, ``state`` and ``health`` may be used from any thread, all else in the event loop's."""
 
+    __slots__ = (
+        "__weakref__",
+        "_followers",
+        "_instance",
+        "_is_closing",
+        "_is_pausing",
+        "_is_rung",
+        "_is_stepping",
+        "_on_left",
+        "_queue",
+        "_started_at",
+        "_threads",
+        "_waiters",
+        "activities",
+        "actor",
+        "circuits",
+        "desk",
+        "failure",
+        "family",
+        "health",
+        "is_to_return",
+        "name",
+        "phases",
+        "plan",
+        "publisher",
+        "restart_delay",
+        "restarts",
+        "service",
+        "state",
+        "supervisor",
+        "timers",
+    )
+
     def __init__(self, actor: Actor, name: str, plan: Plan) -> None:
         self.actor: Any = actor
         self.name = name
         self.plan = plan
-        self.health = Health()
+        self.health = Health(plan.ward)
         self.failure: BaseException | None = None
         #: Restarts in a row, none of which was followed by a good while of being started.
         self.restarts = 0
-        self.threads: dict[str, DedicatedThread] = {}
+        #: Seconds that the next restart backs off, where a supervisor says so.
+        self.restart_delay: float | None = None
+        #: The name of the actor whose child it is.
+        self.supervisor: str | None = None
+        #: Whether that one restarts it when it has crashed.
+        self.is_to_return = False
+        self.family: Family | None = None
+        self.timers: Timers | None = None
+        self.circuits: Mapping[str, Circuit] = (
+            {name: Circuit(self, name, options) for name, options in plan.breakers.items()} if plan.breakers else _NO_CIRCUITS
+        )
+        self.desk = Desk(self, plan.handlers, actor.mailbox, self.circuits) if plan.handlers else None
+        self._followers: tuple[Callable[[Host], object], ...] = ()
+        self._threads: dict[str, DedicatedThread] | None = None
         self.publisher = Publisher(name, type(actor).__name__, plan.chart)
-        self.activities = Activities(self)
-        self.phases = Phases(self, plan.resources)
+        self.activities = Activities(self, plan.makers)
+        self.phases = Phases(self)
         self._instance = plan.chart.instance(actor)
         self._instance.start()
         self.state = StateView(tuple(self._instance.active), plan.names)
-        self._queue: deque[tuple[str, Mapping[str, Any], Waiter | None]] = deque()
-        #: Set while somebody serves; a post rings it unless the host is awake, or was rung already.
-        self._doorbell: Doorbell | None = None
+        # A list, because an empty deque takes 0.7 KB, and it is emptied in batches.
+        self._queue: list[tuple[str, Mapping[str, Any], Waiter | None]] = []
+        #: Who serves it. A post rings there, unless the host is awake or was rung already.
+        self.service: Service | None = None
+        self._on_left: Callable[[], object] | None = None
         self._is_rung = False
         self._is_stepping = False
-        self._woken: anyio.Event | None = None
         self._waiters: list[Waiter] = []
         self._is_pausing = False
         self._is_closing = False
         self._started_at = 0.0
-        for activity in self._make_activities():
-            self.activities.add(activity)
 
     # -- from anywhere --
 
@@ -103,10 +132,27 @@ class Host:
         """As :meth:`post`; the waiter starts waiting with the step of this very event."""
         self._queue.append((event, data, waiter))
         if not self._is_rung:
-            doorbell = self._doorbell
-            if doorbell is not None:
+            service = self.service
+            if service is not None:
                 self._is_rung = True
-                doorbell.ring(self._wake)
+                service.doorbell.ring(self._wake)
+
+    @property
+    def task_group(self) -> TaskGroup | None:
+        """In which everything of it runs, while it is served."""
+        return self.service.task_group if self.service is not None else None
+
+    @property
+    def life(self) -> str:
+        """The state of its life: ``initializing``, ``starting``, ``started`` and so on."""
+        return self.state.active[0]
+
+    @property
+    def threads(self) -> dict[str, DedicatedThread]:
+        """The threads of the resources that have one of their own."""
+        if self._threads is None:
+            self._threads = {}
+        return self._threads
 
     @property
     def is_at_rest(self) -> bool:
@@ -116,46 +162,97 @@ class Host:
     @property
     def is_serving(self) -> bool:
         """Whether anybody runs this actor."""
-        return self._doorbell is not None
+        return self.service is not None
+
+    def rename(self, name: str) -> None:
+        """Before it is served: its parent calls it something else."""
+        self.name = self.actor.name = name
+        self.publisher.machine = name
 
     # -- in the loop --
+
+    def add_follower(self, follower: Callable[[Host], object]) -> Callable[[], None]:
+        """Call it after every step in which the state of the life changes, until the returned function is called."""
+        self._followers = (*self._followers, follower)
+
+        def remove() -> None:
+            self._followers = tuple(each for each in self._followers if each is not follower)
+
+        return remove
+
+    def restart_after(self, delay: float) -> None:
+        """Restart it; it backs off for so many seconds."""
+        self.restart_delay = delay
+        self.post("restart")
+
+    def make_family(self) -> Family:
+        """Where its children are.
+
+        :raises ActorError: it is neither starting nor started.
+        """
+        if self.service is None or self.life not in ("starting", "started"):
+            raise ActorError(f"{self.name} is {self.life}: children are for actors that are starting or started")
+        if self.family is None:
+            self.family = Family(self, self.actor.strategy, self.service)
+        return self.family
+
+    def make_timers(self) -> Timers:
+        """Where its timers are."""
+        if self.timers is None:
+            self.timers = Timers(self)
+        return self.timers
 
     def watch(self, waiter: Waiter, *, at_rest: bool = False) -> None:
         """Have the waiter look at the state now and after each step.
 
         :param at_rest: it is over at once if the actor is at rest now and its state is another one.
         """
-        if not waiter.look(self.state, at_rest=at_rest and self.is_at_rest):
+        if not waiter.look(self.state, at_rest=at_rest and self._is_end_for(waiter)):
             self._waiters.append(waiter)
 
-    async def serve(self, *, until_stopped: bool, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Run the actor, until it has stopped or until :meth:`close`. To be cancelled at will: then it is stopped within its grace.
+    def serve_in(self, service: Service, on_left: Callable[[], object]) -> None:
+        """Run the actor by the service of its parent, until it was closed and is at rest: then ``on_left`` is called."""
+        self.service = service
+        self._on_left = on_left
+        self.post("start")
 
-        :raises ActorError: it is served already.
-        """
-        if self.is_serving:
-            raise ActorError(f"{self.name} is hosted already; one actor has one host")
-        self._doorbell = Doorbell()
-        task_status.started()
-        over = anyio.Event()
-        try:
-            async with anyio.create_task_group() as outer:
-                # The cancellation of the caller must not reach what the actor runs before the actor has stopped in its own way.
-                shelter = anyio.CancelScope(shield=True)
-                outer.start_soon(self._sheltered, shelter, over, until_stopped, name=f"{self.name}: host")
-                try:
-                    await over.wait()
-                except anyio.get_cancelled_exc_class():
-                    with anyio.move_on_after(self.patience(self.actor.stop_grace), shield=True):
-                        self.close()
-                        await over.wait()
-                    self.phases.abandon()
-                    shelter.cancel()
-                    raise
-        finally:
-            self._doorbell = None
-            self._is_rung = self._is_closing = False
-            self._settle_accounts()
+    def is_over(self, *, until_stopped: bool) -> bool:
+        """Nothing is left to do, and nobody wants more of it."""
+        return (self._is_closing or until_stopped) and self.is_at_rest and not self._queue
+
+    def end_service(self) -> None:
+        """Nobody serves any more: whoever waits learns it, and an actor that did not get down its way counts as crashed."""
+        if self.service is None:
+            return
+        family, self.family = self.family, None
+        for child in family.actors if family is not None else ():
+            child._host.end_service()
+        self.service = None
+        self._is_rung = self._is_closing = False
+        self._settle_accounts()
+        on_left, self._on_left = self._on_left, None
+        if on_left is not None:
+            on_left()
+
+    @property
+    def holds_anything(self) -> bool:
+        """Whether it or a descendant holds resources."""
+        return self.phases.holds_anything or any(child.holds_anything for child in self._children())
+
+    async def release_all(self) -> None:
+        """Release what it and its descendants hold, the last acquired first."""
+        for child in reversed(self._children()):
+            await child.release_all()
+        await self.phases.release_all()
+
+    def abandon(self) -> None:
+        """No time is left: cancel even the releases."""
+        for child in self._children():
+            child.abandon()
+        self.phases.abandon()
+
+    def _children(self) -> tuple[Host, ...]:
+        return tuple(child._host for child in self.family.actors) if self.family is not None else ()
 
     def close(self) -> None:
         """Stop the actor, and end :meth:`serve` when it is at rest."""
@@ -165,7 +262,9 @@ class Host:
     def patience(self, grace: float) -> float:
         """Seconds that a stop may take in all: draining, then cancelling, then one release after the other."""
         each = (self.actor.release_timeout if one.release_timeout is None else one.release_timeout for one in self.plan.resources)
-        return grace + float(self.actor.release_timeout) + sum(each)
+        children = self.family.actors if self.family is not None else ()
+        own = grace + float(self.actor.release_timeout) + sum(each)
+        return own + sum(child._host.patience(child.stop_grace) for child in children)
 
     def pump(self) -> None:
         """Step through what was posted before this call. What a hook posts comes next, after other tasks had their turn."""
@@ -175,8 +274,11 @@ class Host:
         try:
             if self._is_pausing and not self.activities.is_flowing():
                 self.post("flow_halted")
-            for _ in range(len(self._queue)):
-                self._handle(*self._queue.popleft())
+            queue = self._queue
+            batch = queue[:]
+            del queue[: len(batch)]  # other threads may have appended since
+            for event in batch:
+                self._handle(*event)
         finally:
             self._is_stepping = self._is_rung = False
         # In this order: whoever posts after the flag fell rings, whoever posted before is seen here.
@@ -184,35 +286,9 @@ class Host:
             self._is_rung = True
             self._wake()
 
-    async def _sheltered(self, shelter: anyio.CancelScope, over: anyio.Event, until_stopped: bool) -> None:
-        try:
-            with shelter:
-                async with anyio.create_task_group() as task_group:
-                    self.activities.open(task_group)
-                    self.phases.open(task_group)
-                    try:
-                        await self._work(until_stopped=until_stopped)
-                    finally:
-                        # Nothing is left to do, unless the way down was not gone: a KeyboardInterrupt in a task.
-                        with anyio.move_on_after(self.patience(0.0), shield=True):
-                            await self.phases.release_all()
-                        self.phases.abandon()
-        finally:
-            over.set()
-
-    async def _work(self, *, until_stopped: bool) -> None:
-        if until_stopped:
-            self.post("start")
-        while True:
-            self._woken = anyio.Event()
-            self.pump()
-            if self.is_at_rest and not self._queue and (self._is_closing or until_stopped):
-                return
-            await self._woken.wait()
-
     def _wake(self) -> None:
-        if self._woken is not None:
-            self._woken.set()
+        if self.service is not None:
+            self.service.wake(self)
 
     # -- one event --
 
@@ -259,19 +335,32 @@ class Host:
         return step
 
     def _after(self, step: Step, event: str, data: Mapping[str, Any]) -> None:
+        before = self.state.active[0]
         self.state = StateView(tuple(self._instance.active), self.plan.names)
-        self.publisher.step(step, self.state.active, _detail(event, data))
+        active = self.state.active
+        self.publisher.step(step, active, _detail(event, data))
         self._follow_life(step, event)
-        self.activities.follow(self.state.active, step.exited, step.entered)
+        if self.timers is not None:
+            self.timers.follow(active)
+        if self.desk is not None:
+            self.desk.follow(active)
+        self.activities.follow(active, step.exited, step.entered)
+        if self._followers and active[0] != before:
+            for follower in self._followers:
+                follower(self)
         if self._waiters:
-            came_to_rest = self.is_at_rest
-            self._waiters = [waiter for waiter in self._waiters if not waiter.look(self.state, at_rest=came_to_rest)]
+            self._waiters = [one for one in self._waiters if not one.look(self.state, at_rest=self._is_end_for(one))]
+
+    def _is_end_for(self, waiter: Waiter) -> bool:
+        return self.is_at_rest and not (waiter.is_patient and self.is_to_return)
 
     def _follow_life(self, step: Step, event: str) -> None:
         self._is_pausing = "started.flow.pausing" in self.state.active
         if "starting" in step.entered:
             self.failure = None
             self.health.clear()
+            for circuit in self.circuits.values():
+                circuit.reset()
         if "started" in step.entered:
             self._started_at = anyio.current_time()
             self.phases.was_started = True
@@ -290,7 +379,6 @@ class Host:
             logger.error("%s: another failure while it is failing", self.name, exc_info=error)
 
     def _settle_accounts(self) -> None:
-        """Nobody serves any more: whoever waits learns it, and an actor that did not get down its way counts as crashed."""
         if not self.is_at_rest:
             self.failure = self.failure or StopTimeout(self.name, self.actor.stop_grace)
             self._instance = self.plan.chart.instance(self.actor)
@@ -299,13 +387,6 @@ class Host:
         for waiter in self._waiters:
             waiter.look(self.state, at_rest=True)
         self._waiters = []
-
-    def _make_activities(self) -> list[Activity]:
-        tasks = [activity for plan in self.plan.tasks for activity in task_activities(self, plan)]
-        checks = [check_activity(self, name, spec) for name, spec in self.plan.checks]
-        chart = self.plan.chart
-        timeouts = [timeout_activity(self, state, seconds, chart.timeout_event(state)) for state, seconds in chart.timeouts.items()]
-        return [*self.phases.activities(), *tasks, *checks, *timeouts]
 
 
 _NOTHING_DONE = Step(handled=False)

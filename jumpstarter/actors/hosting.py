@@ -1,4 +1,4 @@
-"""Two ways to run an actor: until it stops, or as long as a block lasts. Goes to: host."""
+"""Two ways to run an actor: until it stops, or as long as a block lasts. Goes to: service."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import anyio
 
 from jumpstarter.actors.activities import unwrapped
 from jumpstarter.actors.actor import Actor
+from jumpstarter.actors.service import serve
 
 A = TypeVar("A", bound=Actor)
 
@@ -20,7 +21,7 @@ async def run(actor: Actor) -> None:
     :raises ActorCrashed: it crashed; the reason is the ``__cause__``.
     """
     try:
-        await actor._host.serve(until_stopped=True)
+        await serve(actor._host, until_stopped=True)
     except ExceptionGroup as group:
         raise unwrapped(group) from None
     actor._raise_crash()
@@ -42,7 +43,7 @@ class hosted(Generic[A]):  # noqa: N801 - used as a function: async with hosted(
     async def __aenter__(self) -> A:
         await self._task_group.__aenter__()
         try:
-            await self._task_group.start(partial(self._actor._host.serve, until_stopped=False))
+            await self._task_group.start(partial(serve, self._actor._host, until_stopped=False))
             await self._actor.start()
         except BaseException as error:
             # Left as a task group is left: what is cancelled or interrupted must find its way out through it.

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from jumpstarter.actors.declare import TaskSpec
+from jumpstarter.actors.modes import NO_WARD, Ward
 
 #: States in which a task runs that does not say otherwise.
 DEFAULT_DURING = ("started.health.healthy", "started.health.degraded")
@@ -30,7 +31,7 @@ OWN_REGIONS = ("health", "flow")
 AT_REST = ("initializing", "stopped", "crashed")
 
 #: Events that lead down. A hook that fails must not keep an actor from releasing what it holds.
-WAY_DOWN = frozenset({"stop", "fail", "drained", "tasks_ended", "released"})
+WAY_DOWN = frozenset({"stop", "fail", "drained", "tasks_ended", "released", "let_go"})
 
 _PHASES = ("draining", "tasks", "resources")
 
@@ -39,13 +40,23 @@ _REPORTS = ["report_warning", "report_problem", "recover"]
 _Guards = list[dict[str, Any]]
 
 
-def definition(name: str, regions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def definition(
+    name: str,
+    regions: Mapping[str, Mapping[str, Any]],
+    *,
+    ward: Ward = NO_WARD,
+    has_needs: bool = False,
+) -> dict[str, Any]:
     """The whole chart of an actor class.
 
     :param name: the chart's name: the class.
     :param regions: the regions of ``started`` beside health and flow, by name: definitions with states, initial and transitions.
+    :param ward: the modes of health.
+    :param has_needs: whether it depends on other actors.
     """
-    children = [_health(), _flow(), *({"name": region, **_as_state(body)} for region, body in regions.items())]
+    children = [_health(ward), _flow(), *({"name": region, **_as_state(body)} for region, body in regions.items())]
+    last = "dependencies" if has_needs else "resources"
+    let_go = "let_go" if has_needs else "released"
     return {
         "name": name,
         "separator": ".",
@@ -54,19 +65,24 @@ def definition(name: str, regions: Mapping[str, Mapping[str, Any]]) -> dict[str,
             "initializing",
             {
                 "name": "starting",
-                "initial": "resources",
-                "children": [{"name": "resources", "initial": "acquiring", "children": ["acquiring", "backing_off"]}, "tasks"],
+                "initial": "dependencies" if has_needs else "resources",
+                "children": [
+                    *(["dependencies"] if has_needs else []),
+                    {"name": "resources", "initial": "acquiring", "children": ["acquiring", "backing_off"]},
+                    "tasks",
+                ],
                 "transitions": [
+                    *([{"trigger": "dependencies_started", "source": "dependencies", "dest": "resources"}] if has_needs else []),
                     {"trigger": "resource_failed", "source": "resources.acquiring", "dest": "resources.backing_off"},
                     {"trigger": "resource_retried", "source": "resources.backing_off", "dest": "resources.acquiring"},
                     {"trigger": "resources_acquired", "source": "resources", "dest": "tasks"},
                 ],
             },
             {"name": "started", "initial": [child["name"] for child in children], "children": children},
-            _stopping(),
+            _stopping(has_needs=has_needs),
             "stopped",
             "crashed",
-            {"name": "restarting", "initial": "stopping", "children": [_stopping(), "backing_off"]},
+            {"name": "restarting", "initial": "stopping", "children": [_stopping(has_needs=has_needs), "backing_off"]},
         ],
         "transitions": [
             {"trigger": "start", "source": ["initializing", "stopped", "crashed"], "dest": "starting"},
@@ -75,11 +91,11 @@ def definition(name: str, regions: Mapping[str, Mapping[str, Any]]) -> dict[str,
             {"trigger": "stop", "source": ["starting", "started", "restarting"], "dest": "stopping"},
             {"trigger": "fail", "source": "initializing", "dest": "crashed"},
             {"trigger": "fail", "source": ["starting", "started", "restarting"], "dest": "stopping"},
-            {"trigger": "released", "source": "stopping.resources", "dest": "crashed", "conditions": "_has_failed"},
-            {"trigger": "released", "source": "stopping.resources", "dest": "stopped", "unless": "_has_failed"},
+            {"trigger": let_go, "source": f"stopping.{last}", "dest": "crashed", "conditions": "_has_failed"},
+            {"trigger": let_go, "source": f"stopping.{last}", "dest": "stopped", "unless": "_has_failed"},
             {"trigger": "restart", "source": "started", "dest": "restarting"},
             {"trigger": "restart", "source": "crashed", "dest": "restarting.backing_off"},
-            {"trigger": "released", "source": "restarting.stopping.resources", "dest": "restarting.backing_off"},
+            {"trigger": let_go, "source": f"restarting.stopping.{last}", "dest": "restarting.backing_off"},
             {"trigger": "backed_off", "source": "restarting.backing_off", "dest": "starting"},
         ],
     }
@@ -112,7 +128,7 @@ def _plain_region(name: str, spec: TaskSpec, may_run: _Guards, may_not: _Guards)
             *({"trigger": "", "source": "suspended", "dest": "running", **guards} for guards in may_run),
             *({"trigger": "", "source": "running", "dest": "suspended", **guards} for guards in suspends),
             *([{"trigger": f"{name}.done", "source": "running", "dest": "done"}] if spec.kind == "task" else []),
-            *_failing(name, ["running"]),
+            *_failing(name, ["running"], has_breaker=spec.breaker is not None),
         ],
     }
 
@@ -137,25 +153,62 @@ def _loop_region(name: str, spec: TaskSpec, may_run: _Guards, may_not: _Guards) 
     return {"initial": "suspended", "states": ["suspended", *active, "failed"], "transitions": transitions}
 
 
-def _failing(name: str, active: list[str]) -> list[dict[str, Any]]:
+def _failing(name: str, active: list[str], *, has_breaker: bool = False) -> list[dict[str, Any]]:
+    retries = [f"{name}.retry", f"{name}.probe"] if has_breaker else f"{name}.retry"
     return [
         {"trigger": f"{name}.fail", "source": active, "dest": "failed"},
-        {"trigger": f"{name}.retry", "source": "failed", "dest": "suspended"},
+        {"trigger": retries, "source": "failed", "dest": "suspended"},
     ]
 
 
-def _health() -> dict[str, Any]:
+def _health(ward: Ward) -> dict[str, Any]:
+    places = ward.places()
+    children: dict[str, list[str]] = {"healthy": [], "degraded": [], "unhealthy": []}
+    for place in places:
+        level, _, mode = place.partition(".")
+        children[level] += [mode] if mode else []
     return {
         "name": "health",
         "initial": "healthy",
-        "children": ["healthy", "degraded", "unhealthy"],
+        "children": [
+            {"name": level, "initial": modes[-1], "children": modes} if modes else level for level, modes in children.items()
+        ],
         "transitions": [
             # Concerns that are older than `started` (an optional resource that is missing) count from its first moment.
-            {"trigger": "", "source": "healthy", "dest": "degraded", "conditions": "_is_degraded"},
-            {"trigger": "", "source": "healthy", "dest": "unhealthy", "conditions": "_is_unhealthy"},
-            {"trigger": _REPORTS, "source": ["degraded", "unhealthy"], "dest": "healthy", "conditions": "_is_healthy"},
-            {"trigger": _REPORTS, "source": ["healthy", "unhealthy"], "dest": "degraded", "conditions": "_is_degraded"},
-            {"trigger": _REPORTS, "source": ["healthy", "degraded"], "dest": "unhealthy", "conditions": "_is_unhealthy"},
+            *({"trigger": "", "source": "healthy", "dest": place, "conditions": _is_at(place)} for place in places[1:]),
+            *(
+                {
+                    "trigger": _REPORTS,
+                    "source": [other for other in places if other != place],
+                    "dest": place,
+                    "conditions": _is_at(place),
+                }
+                for place in places
+            ),
+        ],
+    }
+
+
+def _is_at(place: str) -> Any:
+    """The guard of a place in the health region."""
+    if "." not in place:
+        return f"_is_{place}"
+
+    def guard(instance: Any) -> bool:
+        return bool(instance.model._host.health.place == place)
+
+    guard.__name__ = guard.__qualname__ = f"_is_{place}"
+    return guard
+
+
+def mailbox_region() -> dict[str, Any]:
+    """The region of the mailbox: it is emptied while the flow is neither paused nor pausing."""
+    return {
+        "initial": "suspended",
+        "states": ["suspended", "running"],
+        "transitions": [
+            {"trigger": "", "source": "suspended", "dest": "running", "conditions": [f"In({FLOWING})"]},
+            {"trigger": "", "source": "running", "dest": "suspended", "unless": [f"In({FLOWING})"]},
         ],
     }
 
@@ -173,14 +226,15 @@ def _flow() -> dict[str, Any]:
     }
 
 
-def _stopping() -> dict[str, Any]:
+def _stopping(*, has_needs: bool) -> dict[str, Any]:
     return {
         "name": "stopping",
         "initial": "draining",
-        "children": list(_PHASES),
+        "children": [*_PHASES, *(["dependencies"] if has_needs else [])],
         "transitions": [
             {"trigger": "drained", "source": "draining", "dest": "tasks"},
             {"trigger": "tasks_ended", "source": "tasks", "dest": "resources"},
+            *([{"trigger": "released", "source": "resources", "dest": "dependencies"}] if has_needs else []),
         ],
     }
 

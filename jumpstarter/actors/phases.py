@@ -7,17 +7,19 @@ the event that leads on. Comes from: host. Goes to: resources, activities, and t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Container
+from typing import TYPE_CHECKING
 
 import anyio
-from anyio.abc import TaskGroup
 
-from jumpstarter.actors.activities import Activity, Run
+from jumpstarter.actors.activities import Activity, Maker, Run
 from jumpstarter.actors.backoff import Backoff
-from jumpstarter.actors.declare import Resource
+from jumpstarter.actors.letters import Signal
 from jumpstarter.actors.port import HostPort
 from jumpstarter.actors.resources import Keeper
+
+if TYPE_CHECKING:
+    from jumpstarter.actors.host import Host
 
 logger = logging.getLogger(__name__)
 
@@ -25,36 +27,20 @@ logger = logging.getLogger(__name__)
 class Phases:
     """The phases of one actor, and what they have acquired."""
 
-    def __init__(self, host: HostPort, resources: tuple[Resource[Any], ...]) -> None:
+    __slots__ = ("_draining", "_followed", "_grace_ends", "_has_drained", "_host", "_keepers", "was_started")
+
+    def __init__(self, host: HostPort) -> None:
         self._host = host
-        self._resources = resources
-        self._task_group: TaskGroup | None = None
-        self._keepers: list[Keeper] = []
-        self._by_name: dict[str, Keeper] = {}
+        #: By name, in the order of acquisition.
+        self._keepers: dict[str, Keeper] = {}
+        #: What ends the watch over the actors that this one needs.
+        self._followed: list[Callable[[], None]] = []
         #: Whether this life got as far as ``started``; set by the host.
         self.was_started = False
         self._has_drained = False
         #: The wait for everything that finishes; its deadline is the grace.
         self._draining: anyio.CancelScope | None = None
         self._grace_ends: float | None = None
-
-    def open(self, task_group: TaskGroup) -> None:
-        """Run keepers in this task group from now on."""
-        self._task_group = task_group
-
-    def activities(self) -> list[Activity]:
-        """The phases as activities."""
-        bound: list[tuple[str, Callable[[], Any], str, tuple[str, ...]]] = [
-            ("acquire", self._acquire, "resources_acquired", ("starting.resources",)),
-            ("on_start", self._start, "ready", ("starting.tasks",)),
-            ("start_timeout", self._limit_start, "", ("starting",)),
-            ("on_ready", self._ready, "", ("started",)),
-            ("drain", self._drain, "drained", ("stopping.draining", "restarting.stopping.draining")),
-            ("end tasks", self._end_tasks, "tasks_ended", ("stopping.tasks", "restarting.stopping.tasks")),
-            ("release", self._release, "released", ("stopping.resources", "restarting.stopping.resources")),
-            ("back off", self._back_off, "backed_off", ("restarting.backing_off",)),
-        ]
-        return [self._activity(*one) for one in bound]
 
     def limit_grace(self, grace: float) -> None:
         """Let draining take at most so many seconds from now; never lengthens it."""
@@ -65,49 +51,63 @@ class Phases:
 
     def lose(self, name: str, error: BaseException | None) -> None:
         """A resource does not work any more."""
-        if name in self._by_name:
-            self._by_name[name].lose(error)
+        if name in self._keepers:
+            self._keepers[name].lose(error)
+
+    @property
+    def holds_anything(self) -> bool:
+        """Whether resources are held."""
+        return bool(self._keepers)
 
     async def release_all(self) -> None:
         """Release what is held, the last acquired first."""
         while self._keepers:
-            keeper = self._keepers[-1]
+            name, keeper = next(reversed(self._keepers.items()))
             keeper.release()
             await keeper.ended.wait()
-            self._keepers.pop()
-        self._by_name.clear()
+            self._keepers.pop(name, None)
 
     def abandon(self) -> None:
         """No time is left: cancel even the releases."""
-        for keeper in self._keepers:
+        for keeper in self._keepers.values():
             keeper.abandon()
 
-    def _activity(self, name: str, phase: Callable[[], Any], event: str, states: tuple[str, ...]) -> Activity:
-        async def body(_: Run) -> None:
-            await phase()
+    async def _wait_for_needs(self) -> None:
+        for need in self._host.plan.needs:
+            other: Host = getattr(self._host.actor, need.name)._host
+            concern = f"needs.{need.name}"
+            started = Signal()
 
-        def on_end(error: Exception | None) -> None:
-            if error is not None:
-                self._host.fail(error)
-            if event and (error is None or states[0].startswith("stopping")):  # a stop goes on whatever fails in it
-                self._host.post(event)
+            def follow(host: Host, concern: str = concern, started: Signal = started) -> None:
+                if host.life == "started":
+                    self._host.post("recover", source=concern)
+                    started.set()
+                else:
+                    self._host.post("report_problem", source=concern, detail=f"{host.name} is {host.life}")
 
-        return Activity(name, body, states, on_end=on_end)
+            self._followed.append(other.add_follower(follow))
+            if other.life != "started":
+                await started.wait()
+
+    async def _let_go(self) -> None:
+        while self._followed:
+            self._followed.pop()()
 
     async def _acquire(self) -> None:
         self.was_started = self._has_drained = False
         self._grace_ends = None
-        assert self._task_group is not None
-        for resource in self._resources:
-            keeper = Keeper(self._host, resource)
-            self._keepers.append(keeper)
-            self._by_name[resource.name] = keeper
-            self._task_group.start_soon(keeper.run, name=f"{self._host.name}: resource {resource.name}")
+        task_group = self._host.task_group
+        assert task_group is not None
+        for resource in self._host.plan.resources:
+            keeper = self._keepers[resource.name] = Keeper(self._host, resource)
+            task_group.start_soon(keeper.run, name=f"{self._host.name}: resource {resource.name}")
             await keeper.settled.wait()
             if keeper.failure is not None:
                 raise keeper.failure
 
     async def _start(self) -> None:
+        if self._host.plan.children:
+            await self._host.make_family().start_declared(self._host.plan.children)
         await self._host.actor.on_start()
 
     async def _limit_start(self) -> None:
@@ -129,14 +129,19 @@ class Phases:
                 self._has_drained = True
                 await self._host.actor.on_stopping()
             for run in self._host.activities.finishing():
-                await run.ended.wait()
+                await run.wait_ended()
         if self._draining.cancelled_caught:
             logger.warning("%s: draining was cut short when its grace was over", self._host.name)
         self._draining = None
 
     async def _end_tasks(self) -> None:
         for run in self._host.activities.cancel_tasks():
-            await run.ended.wait()
+            await run.wait_ended()
+        if self._host.family is not None:
+            await self._host.family.stop_all()
+            self._host.family = None
+            for place in self._host.plan.children:
+                self._host.actor.__dict__.pop(place.child.name, None)
         if self._host.failure is not None:
             await self._host.actor.on_failure(self._host.failure)
 
@@ -146,4 +151,43 @@ class Phases:
 
     async def _back_off(self) -> None:
         delays: Backoff = self._host.actor.restart_backoff
-        await anyio.sleep(delays.delay(self._host.restarts))
+        delay, self._host.restart_delay = self._host.restart_delay, None
+        await anyio.sleep(delays.delay(self._host.restarts) if delay is None else delay)
+
+
+#: The name of each phase, what it does, the event that leads on, and its states. In this order.
+_PHASES: tuple[tuple[str, Callable[[Phases], Awaitable[None]], str, tuple[str, ...]], ...] = (
+    ("dependencies", Phases._wait_for_needs, "dependencies_started", ("starting.dependencies",)),
+    ("acquire", Phases._acquire, "resources_acquired", ("starting.resources",)),
+    ("on_start", Phases._start, "ready", ("starting.tasks",)),
+    ("start_timeout", Phases._limit_start, "", ("starting",)),
+    ("on_ready", Phases._ready, "", ("started",)),
+    ("drain", Phases._drain, "drained", ("stopping.draining", "restarting.stopping.draining")),
+    ("end tasks", Phases._end_tasks, "tasks_ended", ("stopping.tasks", "restarting.stopping.tasks")),
+    ("release", Phases._release, "released", ("stopping.resources", "restarting.stopping.resources")),
+    ("let go", Phases._let_go, "let_go", ("stopping.dependencies", "restarting.stopping.dependencies")),
+    ("back off", Phases._back_off, "backed_off", ("restarting.backing_off",)),
+)
+
+
+def phase_makers(states: Container[str]) -> list[Maker]:
+    """The phases as activities, those that a chart with these states has."""
+    return [_maker(*phase) for phase in _PHASES if phase[3][0] in states]
+
+
+def _maker(name: str, phase: Callable[[Phases], Awaitable[None]], event: str, states: tuple[str, ...]) -> Maker:
+    bound = frozenset(states)
+
+    def make(host: HostPort) -> list[Activity]:
+        async def body(_: Run) -> None:
+            await phase(host.phases)
+
+        def on_end(error: Exception | None) -> None:
+            if error is not None:
+                host.fail(error)
+            if event and (error is None or states[0].startswith("stopping")):  # a stop goes on whatever fails in it
+                host.post(event)
+
+        return [Activity(name, body, bound, on_end=on_end)]
+
+    return Maker(make, bound)

@@ -11,8 +11,14 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jumpstarter.actors import lifecycle
+from jumpstarter.actors import checks, family, lifecycle
+from jumpstarter.actors.activities import Makers
+from jumpstarter.actors.breakers import CircuitBreaker, breaker_region, region_name
 from jumpstarter.actors.declare import SPEC, CheckSpec, Loop, Resource, TaskSpec
+from jumpstarter.actors.family import Child, Need, Place
+from jumpstarter.actors.handlers import Handler, HandlerPlan, HandlerTable, VariantSpec, variants_of
+from jumpstarter.actors.makers import makers_of
+from jumpstarter.actors.modes import Mode, State, Ward
 from jumpstarter.errors import ActorError, DefinitionError
 from jumpstarter.states import Chart
 
@@ -49,6 +55,12 @@ class Plan:
     resources: tuple[Resource[Any], ...]
     #: What :meth:`Actor.post` accepts without a closer look.
     events: set[str]
+    handlers: HandlerTable
+    ward: Ward
+    breakers: Mapping[str, CircuitBreaker]
+    needs: tuple[Need[Any], ...]
+    children: tuple[Place, ...]
+    makers: Makers
 
     def require_event(self, event: str) -> None:
         """Look closer: triggers may be patterns (``order.*``).
@@ -78,12 +90,13 @@ class StateNames:
             for start in range(1, len(parts)):
                 self._endings.setdefault(".".join(parts[start:]), []).append(path)
 
-    def find(self, name: str, what: str = "") -> str:
+    def find(self, name: str | State, what: str = "") -> str:
         """The path of the state.
 
         :param what: who asks, for the message.
         :raises DefinitionError: there is no such state, or more than one.
         """
+        name = str(name)
         if name in self._paths:
             return name
         found = self._endings.get(name, [])
@@ -103,28 +116,38 @@ class Declared:
     tasks: Mapping[str, TaskSpec | Loop]
     checks: Mapping[str, CheckSpec]
     resources: Mapping[str, Resource[Any]]
+    handlers: Mapping[str, Handler[Any, Any]]
+    variants: Mapping[str, VariantSpec]
+    modes: Mapping[str, Mode]
+    needs: Mapping[str, Need[Any]]
+    children: Mapping[str, Child[Any]]
+
+
+#: What is a declaration by itself, not by a mark beside a function.
+_THINGS = (Resource, Loop, Handler, Mode, Need, Child)
+#: Of these a subclass's plain method of the same name is an override, which keeps the options; of the others it takes the place.
+_KEPT = (Handler,)
 
 
 def declared(owner: type) -> Declared:
-    """Collect the declarations of a class. A subclass overrides a method, keeping its options, or removes it by None.
-
-    :raises DefinitionError: a loop whose stage has no method.
-    """
+    """Collect the declarations of a class. A subclass overrides a method, keeping its options, or removes it by None."""
     found: dict[str, Any] = {}
     for base in reversed(owner.__mro__):
         for name, value in vars(base).items():
-            declaration = value if isinstance(value, Resource | Loop) else getattr(value, SPEC, None)
+            declaration = value if isinstance(value, _THINGS) else getattr(value, SPEC, None)
             if declaration is not None:
                 found[name] = declaration
-            elif name in found and (value is None or isinstance(found[name], Resource | Loop)):
+            elif name in found and (value is None or (isinstance(found[name], _THINGS) and not isinstance(found[name], _KEPT))):
                 del found[name]
-    for name, value in found.items():
-        if isinstance(value, Loop):
-            _check_loop(owner, name, value)
     return Declared(
         tasks={name: value for name, value in found.items() if isinstance(value, TaskSpec | Loop)},
         checks={name: value for name, value in found.items() if isinstance(value, CheckSpec)},
         resources={name: value for name, value in found.items() if isinstance(value, Resource)},
+        handlers={name: value for name, value in found.items() if isinstance(value, Handler)},
+        variants={name: value for name, value in found.items() if isinstance(value, VariantSpec)},
+        modes={name: value for name, value in found.items() if isinstance(value, Mode)},
+        needs={name: value for name, value in found.items() if isinstance(value, Need)},
+        children={name: value for name, value in found.items() if isinstance(value, Child)},
     )
 
 
@@ -135,18 +158,30 @@ def make_plan(owner: type, declarations: Declared, regions: Mapping[str, Mapping
     :raises DefinitionError: naming the class and, where there is one, the state.
     """
     name = owner.__name__
-    _check_regions(name, declarations, regions)
+    checks.check_regions(owner, declarations, regions)
     specs = {task: value.spec if isinstance(value, Loop) else value for task, value in declarations.tasks.items()}
+    ward = Ward.of(declarations.modes.values())
+    breakers = _breakers(declarations, specs)
+    regions = {
+        **regions,
+        **({"mailbox": lifecycle.mailbox_region()} if declarations.handlers else {}),
+        **{region_name(each): breaker_region(each) for each in breakers},
+    }
+
+    def definition(own: Mapping[str, Any]) -> dict[str, Any]:
+        return lifecycle.definition(name, {**regions, **own}, ward=ward, has_needs=bool(declarations.needs))
+
     # What a task is bound to may be a state of another task's region, so all states are named before any region is made.
     blank = {task: lifecycle.task_region(task, spec, lifecycle.DEFAULT_DURING, flows=True) for task, spec in specs.items()}
-    names = StateNames(name, tuple(_paths(lifecycle.definition(name, {**regions, **blank})["states"])))
+    names = StateNames(name, tuple(_paths(definition(blank)["states"])))
     tasks = tuple(_task_plan(task, spec, declarations.tasks[task], names) for task, spec in specs.items())
+    handlers = _handler_table(declarations, names)
     own = {
         task.name: lifecycle.task_region(task.name, task.spec, task.during, flows=task.flows)
         for task in tasks
         if task.region is not None
     }
-    chart = Chart.compile(lifecycle.definition(name, {**regions, **own}), name=name, model_class=owner)
+    chart = Chart.compile(definition(own), name=name, model_class=owner)
     return Plan(
         chart=chart,
         names=StateNames(name, chart.states),
@@ -154,6 +189,12 @@ def make_plan(owner: type, declarations: Declared, regions: Mapping[str, Mapping
         checks=tuple(declarations.checks.items()),
         resources=tuple(declarations.resources.values()),
         events=set(chart.events),
+        handlers=handlers,
+        ward=ward,
+        breakers=breakers,
+        needs=tuple(declarations.needs.values()),
+        children=family.in_order(name, declarations.children.values()),
+        makers=makers_of(chart, tasks, declarations.checks.items(), breakers),
     )
 
 
@@ -202,26 +243,33 @@ def _task_plan(name: str, spec: TaskSpec, declaration: TaskSpec | Loop, names: S
     )
 
 
-def _check_loop(owner: type, name: str, loop: Loop) -> None:
-    for stage in loop.stages:
-        if stage not in loop.methods:
-            why = f"loop {name!r} has no method for stage {stage!r}; decorate one with @{name}.{stage}"
-            raise DefinitionError(owner.__name__, why, state=f"started.{name}.{stage}")
+def _breakers(declarations: Declared, specs: Mapping[str, TaskSpec]) -> dict[str, CircuitBreaker]:
+    found = {name: handler.spec.breaker for name, handler in declarations.handlers.items()}
+    found |= {name: spec.breaker for name, spec in specs.items()}
+    return {name: breaker for name, breaker in found.items() if breaker is not None}
 
 
-def _check_regions(owner: str, declarations: Declared, regions: Mapping[str, Mapping[str, Any]]) -> None:
-    for region, body in regions.items():
-        if region in lifecycle.OWN_REGIONS or region in declarations.tasks:
-            raise DefinitionError(
-                owner, f"the region {region!r} exists already; call yours something else", state=f"started.{region}"
-            )
-        if not isinstance(body, Mapping) or "states" not in body:
-            raise DefinitionError(owner, f"the region {region!r} must be a mapping with 'states'", state=f"started.{region}")
-    for task in declarations.tasks:
-        if task in lifecycle.OWN_REGIONS:
-            raise DefinitionError(
-                owner, f"a task cannot be called {task!r}: that is a region of every actor", state=f"started.{task}"
-            )
+def _handler_table(declarations: Declared, names: StateNames) -> HandlerTable:
+    plans = []
+    for name, handler in declarations.handlers.items():
+        ways = [(_handling(method, spec.during, names), method) for method, spec in variants_of(handler, declarations.variants)]
+        ways.append((_handling(name, handler.spec.during, names) or frozenset(lifecycle.DEFAULT_DURING), name))
+        open_state = f"started.{region_name(name)}.open" if handler.spec.breaker is not None else None
+        plans.append(HandlerPlan(name, handler.spec, tuple(ways), open_state))
+    return HandlerTable(plans)
+
+
+def _handling(name: str, during: tuple[str | State, ...], names: StateNames) -> frozenset[str]:
+    """The states in which a method handles messages."""
+    states = [names.find(state, f"handler {name!r}: ") for state in during]
+    for state in states:
+        if state != "started" and not state.startswith("started."):
+            why = f"handler {name!r} cannot be bound to it: messages are handled in 'started' only; they wait meanwhile"
+            raise DefinitionError(names.owner, why, state=state)
+        if state in ("started.flow.pausing", "started.flow.paused", "started.mailbox.suspended"):
+            why = f"handler {name!r} cannot be bound to it: no message is handled while the actor is paused; use a task or a hook"
+            raise DefinitionError(names.owner, why, state=state)
+    return frozenset(states)
 
 
 def _paths(states: Any, prefix: str = "") -> Iterator[str]:

@@ -26,10 +26,10 @@ class Publisher:
     :ivar kind: its class.
     """
 
-    __slots__ = ("_chart", "_entered", "_kind", "_machine")
+    __slots__ = ("_chart", "_entered", "_kind", "machine")
 
     def __init__(self, machine: str, kind: str, chart: Chart) -> None:
-        self._machine = machine
+        self.machine = machine
         self._kind = kind
         self._chart = chart
         self._entered: dict[str, float] = {}
@@ -79,7 +79,7 @@ class Publisher:
     ) -> None:
         bus.emit(
             StateTransition(
-                machine=self._machine,
+                machine=self.machine,
                 kind=self._kind,
                 region=region,
                 source=source,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jumpstarter.actors.modes import State
 from jumpstarter.actors.plan import StateNames
 
 
@@ -17,12 +18,13 @@ class StateView:
     active: tuple[str, ...]
     _names: StateNames
 
-    def matches(self, state: str) -> bool:
+    def matches(self, state: str | State) -> bool:
         """Whether the state is active. ``started.health.degraded``, or a unique ending of it: ``degraded``.
 
         :raises DefinitionError: there is no such state, or the short name means several.
         """
-        return state in self.active or self._names.find(state) in self.active
+        path = str(state)
+        return path in self.active or self._names.find(path) in self.active
 
     @property
     def leaves(self) -> tuple[str, ...]:

@@ -8,17 +8,21 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from jumpstarter.actors.activities import Activity, Body, Run, unwrapped
 from jumpstarter.actors.backoff import Restarts
+from jumpstarter.actors.breakers import Circuit, region_name
 from jumpstarter.actors.declare import CheckSpec
 from jumpstarter.actors.health import Hysteresis
-from jumpstarter.actors.plan import TaskPlan
 from jumpstarter.actors.port import HostPort
+from jumpstarter.errors import Unwell
+
+if TYPE_CHECKING:
+    from jumpstarter.actors.plan import TaskPlan
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +34,17 @@ def task_activities(host: HostPort, plan: TaskPlan) -> list[Activity]:
     if plan.region is None:
         return [_unregioned(host, plan, body, restarts)]
     delay = [0.0]
+    circuit = host.circuits.get(plan.name)
 
     def on_end(error: Exception | None) -> None:
         if error is None:
+            if circuit is not None:
+                circuit.succeeded()
             host.post(f"{plan.name}.done") if plan.spec.kind == "task" else None
+            return
+        if circuit is not None:
+            delay[0] = _after_failure(plan, circuit, error)
+            host.post(f"{plan.name}.fail", detail=error)
             return
         next_delay = restarts.next_delay(anyio.current_time())
         host.post(f"{plan.name}.fail", detail=error)
@@ -44,7 +55,7 @@ def task_activities(host: HostPort, plan: TaskPlan) -> list[Activity]:
         logger.warning("%s: %s %r failed; again in %.3g s", host.name, plan.spec.kind, plan.name, next_delay, exc_info=error)
 
     async def wait(_: Run) -> None:
-        await anyio.sleep(delay[0])
+        await (anyio.sleep_forever() if math.isinf(delay[0]) else anyio.sleep(delay[0]))
 
     def retry(error: Exception | None) -> None:
         assert error is None
@@ -63,19 +74,36 @@ def task_activities(host: HostPort, plan: TaskPlan) -> list[Activity]:
     return [main, Activity(f"{plan.name}, retry", wait, (f"{plan.region}.failed",), on_end=retry, zone=frozenset())]
 
 
+def _after_failure(plan: TaskPlan, circuit: Circuit, error: Exception) -> float:
+    """Seconds until a task with a breaker is tried again; while the circuit is open, only its probe ends the wait."""
+    is_open = circuit.failed(anyio.current_time(), error)
+    return math.inf if is_open else plan.spec.intensity.retry.delay(1)
+
+
 def check_activity(host: HostPort, name: str, spec: CheckSpec) -> Activity:
     """The activity of a health check."""
 
     async def body(_: Run) -> None:
-        hysteresis = Hysteresis(spec.fail_after, spec.recover_after)
+        hysteresis = Hysteresis(spec.fail_after, spec.recover_after, spec.degrade_after)
+        ill_since: float | None = None
         while True:
             due = anyio.current_time() + spec.every
             complaint = await _complaint(getattr(host.actor, name), spec.timeout)
             match hysteresis.note(succeeded=complaint is None):
+                case "degraded":
+                    host.post("report_warning", source=name, detail=complaint)
                 case "failed":
                     host.post(f"report_{spec.severity}", source=name, detail=complaint)
+                    ill_since = anyio.current_time() if ill_since is None else ill_since
                 case "recovered":
                     host.post("recover", source=name)
+                    ill_since = None
+            if spec.unhealthy_for is not None and ill_since is not None:
+                # It ends at the deadline, not at the first question after it.
+                ends = ill_since + spec.unhealthy_for
+                await anyio.sleep_until(min(due, ends))
+                if anyio.current_time() >= ends:
+                    raise Unwell(host.name, f"health check {name!r} failed", spec.unhealthy_for)
             await anyio.sleep_until(due)
 
     return Activity(f"check {name}", body, ("started",), on_end=_crash_on_error(host), zone=frozenset())
@@ -91,6 +119,47 @@ def timeout_activity(host: HostPort, state: str, seconds: float, event: str) -> 
         host.post(event)
 
     return Activity(f"timeout of {state}", body, (state,), on_end=on_end, zone=frozenset())
+
+
+def circuit_activity(circuit: Circuit) -> Activity:
+    """What lets a circuit that is open rest, and then be tried."""
+
+    async def body(_: Run) -> None:
+        await anyio.sleep(circuit.rest)
+
+    def on_end(_: Exception | None) -> None:
+        circuit.probe()
+
+    state = f"started.{region_name(circuit.name)}.open"
+    return Activity(f"rest of circuit {circuit.name}", body, (state,), on_end=on_end, zone=frozenset())
+
+
+def trial_activity(circuit: Circuit) -> Activity:
+    """What calls the trial of a task a success when it has lasted as long as failures count."""
+
+    async def body(_: Run) -> None:
+        await anyio.sleep(circuit.within)
+
+    def on_end(_: Exception | None) -> None:
+        circuit.succeeded()
+
+    state = f"started.{region_name(circuit.name)}.half_open"
+    return Activity(f"trial of circuit {circuit.name}", body, (state,), on_end=on_end, zone=frozenset())
+
+
+def unwell_activity(host: HostPort) -> Activity:
+    """What fails an actor that was unhealthy for too long."""
+
+    async def body(_: Run) -> None:
+        seconds = host.actor.unhealthy_for
+        if seconds is None:
+            return
+        await anyio.sleep(seconds)
+        concerns = ", ".join(f"{source} ({concern})" for source, concern in host.actor.concerns.items())
+        raise Unwell(host.name, f"unhealthy because of {concerns}", seconds)
+
+    on_end = _crash_on_error(host)
+    return Activity("unhealthy_for", body, ("started.health.unhealthy",), on_end=on_end, zone=frozenset())
 
 
 async def _complaint(check: Callable[[], Awaitable[object]], limit: float) -> object:

@@ -290,7 +290,7 @@ class Children:
         for child in list(self._living.values()):
             child.link.say(NOTE, notice)
 
-    def ask(self, question: str, on_answer: Callable[[str], None]) -> int:
+    def inquire(self, question: str, on_answer: Callable[[str], None]) -> int:
         """Ask all children that are ready; how many. ``on_answer`` is called with the answer of each that gives one."""
         number = str(next(self._asked))
         asked = [child for child in self._living.values() if child.is_ready]

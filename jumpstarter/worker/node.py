@@ -117,9 +117,9 @@ class Node(Actor):
         self.application.note(notice)
         self.children.note(notice)
 
-    def ask(self, question: str, on_answer: Callable[[str], None]) -> int:
+    def inquire(self, question: str, on_answer: Callable[[str], None]) -> int:
         """Ask all children; how many were asked. On the loop's thread, where ``on_answer`` is called for each answer."""
-        return self.children.ask(question, on_answer)
+        return self.children.inquire(question, on_answer)
 
     @property
     def child_states(self) -> Mapping[str, str]:

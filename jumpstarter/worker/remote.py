@@ -39,7 +39,7 @@ class Remote:
         answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         count: queue.SimpleQueue[int] = queue.SimpleQueue()
         node, deadline = self._actor, time.monotonic() + within
-        if not self._doorbell.ring(lambda: count.put(node.ask(question, answers.put))):
+        if not self._doorbell.ring(lambda: count.put(node.inquire(question, answers.put))):
             return []
         try:
             left = count.get(timeout=within)

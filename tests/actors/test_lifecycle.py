@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from jumpstarter.actors import Actor, backoff, hosted, resource, run, task
+from jumpstarter.actors.service import serve
 from jumpstarter.errors import ActorCrashed, ActorError, DefinitionError, StopTimeout
 from tests.actors.parts import Diary, transitions
 
@@ -159,7 +160,7 @@ async def test_an_actor_that_fails_before_its_start_crashes_at_once():
     actor = Plain()
     actor.fail(ValueError("stillborn"))
     actor._host.close()
-    await actor._host.serve(until_stopped=False)
+    await serve(actor._host, until_stopped=False)
     with pytest.raises(ActorCrashed) as crash:
         await actor.wait_stopped()
     assert str(crash.value.__cause__) == "stillborn"
