@@ -285,6 +285,18 @@ def bulk_publish(
     sink.flush()
 
 
+def is_collecting() -> bool:
+    """Whether a block around us collects what is published."""
+    return _sink.get() is not None
+
+
+def flush() -> None:
+    """Send now what the block of :func:`bulk_publish` around us has collected. There must be one."""
+    sink = _sink.get()
+    assert sink is not None
+    sink.flush()
+
+
 def newest() -> Envelope | None:
     """The message that the block around us collected last; None without a block, or when it has sent everything."""
     sink = _sink.get()
@@ -371,9 +383,10 @@ class Producer:
             wire_headers["compression"] = payload.compression
         properties["delivery_mode"] = _delivery_mode(delivery_mode)
         properties["priority"] = priority or 0
-        if expiration is not None:
-            properties["expiration"] = str(int(expiration * 1000))
         broker = self.broker
+        # A server that drops what has expired tells nobody: whoever waits for the task would wait for ever. Workers see the header.
+        if expiration is not None and not (broker.routes and wire_headers.get("expires")):
+            properties["expiration"] = str(int(expiration * 1000))
         due = _due(wire_headers) if broker.exclusive else None
         name = exchange if isinstance(exchange, str) else getattr(exchange, "name", exchange) or ""
         envelopes = [
