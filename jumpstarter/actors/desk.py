@@ -289,6 +289,8 @@ class Desk:
             return
         self._current = letter
         try:
+            if self._host.faults is not None:
+                self._host.faults("message", message)
             if route.is_plain:
                 value = await getattr(self._host.actor, route.method)(message)
             else:
