@@ -172,9 +172,7 @@ class harness(Generic[A]):  # noqa: N801 - used as a function: async with harnes
 
     _seen = 0
 
-    async def _within(
-        self, waiting: Awaitable[T], within: float, what: str, *, passes: type[Exception] | tuple[()] = ()
-    ) -> T | Any | None:
+    async def _within(self, waiting: Awaitable[T], within: float, what: str) -> T:
         try:
             with anyio.fail_after(within):
                 return await waiting
