@@ -1,6 +1,6 @@
 # What this project can do for you. `make demo` and `make test` need nothing but Python 3.11 or newer, pip and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers lint types contracts docs bench chaos clean
+.PHONY: help demo test servers lint types contracts docs bench chaos conformance clean
 
 # The newest thing that works is not wanted: 3.11 is what CI runs. `PYTHON=… make test` takes another.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
@@ -49,6 +49,12 @@ chaos: $(VENV)/.dev servers ## kill, stop and cut off real workers and brokers f
 	$(BIN)/python -m tests.chaos $(CHAOS) --peer $(PEER)
 	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability
 	test "$(PEER)" = celery || SOAK=full $(BIN)/python -m pytest tests/actors/test_soak.py
+
+# Celery's own tests from its source distribution: `make conformance SUITE=unit`, `SUITE=t/integration/test_loader.py`,
+# `CONFORMANCE="--broker rabbitmq"`; python -m tests.conformance --help has the rest.
+SUITE ?= integration
+conformance: $(VENV)/.dev servers ## Celery's own test suite against ours, beside what genuine Celery passes; SUITE=integration|unit|path
+	$(BIN)/python -m tests.conformance $(SUITE) $(CONFORMANCE)
 
 clean: ## the environment and everything that was built
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from compat_celery._names import celery_named
 from compat_celery._state import current_app
@@ -191,7 +191,7 @@ class crontab_parser:  # noqa: N801 - Celery's public name
         :raises ParseException: it cannot be understood.
         :raises ValueError: a value is out of range.
         """
-        return {value for part in spec.split(",") for value in self._parse_part(part)}
+        return {value for part in spec.split(",") for value in self._parse_part(part.strip())}
 
     def _parse_part(self, part: str) -> list[int]:
         if not part:
@@ -455,6 +455,10 @@ class solar(BaseSchedule):  # noqa: N801 - Celery's public name
     :param lon: longitude, -180 to 180.
     :raises ImproperlyConfigured: ephem is not installed.
     """
+
+    #: How each event is found, by Celery's names: the observer's method, and whether the sun's centre counts.
+    _methods: ClassVar[dict[str, str]] = {name: how.method for name, how in SOLAR_EVENTS.items()}
+    _use_center_l: ClassVar[dict[str, bool]] = {name: how.use_center for name, how in SOLAR_EVENTS.items()}
 
     #: How many days to look for an event that does not come every day (the sunrise in a polar night).
     max_search_days = 366

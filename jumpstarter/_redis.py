@@ -1,9 +1,8 @@
 """Speak with a Redis server: addresses, bounded calls, pooled connections, scripts. Used by: brokers.redis, results.redis.
 
-redis-py makes the connections (TCP, TLS, unix sockets, AUTH, SELECT) and hiredis packs and parses; in between stands our own loop,
-because every call must end within one deadline (redis-py's timeout begins anew with every chunk that arrives), because a waiter
-needs the bare socket in a selector, and because a pipeline must never be sent twice behind the caller's back: a repeated publish is
-a second message.
+hiredis packs and parses; the loop around it is our own, because every call must end within one deadline (redis-py's timeout begins
+anew with every chunk that arrives), because a waiter needs the bare socket in a selector, and because a pipeline must never be sent
+twice behind the caller's back: a repeated publish is a second message.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import select
-import ssl as tls
 import threading
 import time
 import weakref
@@ -22,9 +20,8 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import hiredis
-import redis
-from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 
+from jumpstarter._redis_socket import greetings, open_socket
 from jumpstarter.errors import ConfigurationError
 
 Argument = str | bytes | int | float
@@ -74,12 +71,13 @@ class Address:
         one server (TCP, TLS, a unix socket) count as different ones.
     :ivar database: its number.
     :ivar url: for people, the password masked.
+    :ivar kind: ``tcp``, ``tls`` or ``unix``.
     """
 
     server: str
     database: int
     url: str
-    kind: Callable[..., AbstractConnection]
+    kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -90,9 +88,10 @@ _CERTIFICATE_RULES: Final = {
     "required": "required",
     "optional": "optional",
     "none": "none",
-    tls.CERT_REQUIRED: "required",
-    tls.CERT_OPTIONAL: "optional",
-    tls.CERT_NONE: "none",
+    # The constants of the module ssl, which are numbers.
+    2: "required",
+    1: "optional",
+    0: "none",
 }
 _TLS_OPTIONS: Final = frozenset(
     {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_path"}
@@ -156,7 +155,7 @@ def _tcp_address(scheme: str, parts: Any, query: dict[str, str], ssl: bool | Map
         server=f"{'rediss' if secure else 'redis'}://{shown.lower()}:{port}",
         database=database,
         url=f"{scheme}://{_shown_credentials(parts)}{shown}:{port}/{database}",
-        kind=SSLConnection if secure else Connection,
+        kind="tls" if secure else "tcp",
         options=options | {"host": host, "port": port, "db": database, "socket_keepalive": True},
     )
 
@@ -170,7 +169,7 @@ def _socket_address(parts: Any, query: dict[str, str]) -> Address:
         server=f"unix:{path}",
         database=database,
         url=f"unix://{_shown_credentials(parts)}{path}?db={database}",
-        kind=UnixDomainSocketConnection,
+        kind="unix",
         options=_credentials(parts) | _query_options(query, secure=False) | {"path": path, "db": database},
     )
 
@@ -237,23 +236,15 @@ def _tls_options(given: Mapping[str, Any]) -> dict[str, Any]:
 class Link:
     """One connection, used by one thread at a time. Every error closes it and is raised as :class:`LinkDown`."""
 
-    __slots__ = ("_connection", "_is_plain", "_poller", "_reader", "_socket")
+    __slots__ = ("_close", "_is_plain", "_poller", "_reader", "_socket")
 
     def __init__(self, address: Address, timeout: float) -> None:
-        self._connection: AbstractConnection | None = None
-        # Before version 6, redis-py's unix sockets do not take it.
-        connecting = {} if "path" in address.options else {"socket_connect_timeout": timeout}
+        self._close: Callable[[], None] | None = None
+        deadline = time.monotonic() + timeout
         try:
-            # RESP2: the scripts' answers are read as such, and no pushes come in between.
-            connection = address.kind(**address.options, protocol=2, socket_timeout=timeout, **connecting)
-            connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-        except redis.TimeoutError as error:
-            raise LinkDown(error, late=True) from error
-        except (redis.RedisError, OSError) as error:
-            raise LinkDown(error) from error
-        self._connection = connection
-        # redis-py has no public way to its socket. Kombu reads the same attribute.
-        sock: Any = connection._sock
+            sock, self._close, is_new = open_socket(address.kind, address.options, timeout)
+        except OSError as error:
+            raise LinkDown(error, late=isinstance(error, TimeoutError)) from error
         self._socket = sock
         self._reader = hiredis.Reader(notEnoughData=_PENDING)
         self._poller = select.poll()
@@ -262,17 +253,26 @@ class Link:
         self._is_plain = not hasattr(sock, "pending")
         if self._is_plain:
             sock.setblocking(False)
+        if is_new:
+            self._greet(greetings(address.options), deadline)
+
+    def _greet(self, commands: Sequence[Command], deadline: float) -> None:
+        *replies, _ = self.exchange(commands, deadline)
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                self.close()
+                raise LinkDown(reply)
 
     def fileno(self) -> int:
         return int(self._socket.fileno())
 
     @property
     def closed(self) -> bool:
-        return self._connection is None
+        return self._close is None
 
     def usable(self) -> bool:
         """False when something can be read although nothing was asked: the server closed it, or an answer came too late."""
-        if self._connection is None:
+        if self._close is None:
             return False
         return not self._poller.poll(0)
 
@@ -334,9 +334,12 @@ class Link:
         return replies
 
     def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.disconnect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+    def __del__(self) -> None:
+        self.close()  # of a broker that nobody closed
 
     def _broken(self, error: Exception) -> LinkDown:
         self.close()

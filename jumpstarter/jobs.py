@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen, which would cost each message a microsecond; nobody changes one all the same
 class Envelope:
     """A message: its serialised body and what the wire says about it.
 
@@ -102,6 +102,7 @@ class Job:
     :ivar started: monotonic seconds at which a slot began it, 0.0 before.
     :ivar slot: the number of that slot, -1 before.
     :ivar acked: its message was acked before it began.
+    :ivar returned: it was given back, or refused, without a start.
     :ivar abandoned: it never came to an end in its time and was settled without one; what it still does counts for nothing.
     """
 
@@ -121,6 +122,7 @@ class Job:
     slot: int = -1
     acked: bool = False
     abandoned: bool = False
+    returned: bool = False
 
 
 # What the broker does with the claimed message itself.

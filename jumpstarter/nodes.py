@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from jumpstarter.abc.application import Application
 from jumpstarter.abc.broker import Broker
@@ -28,16 +29,17 @@ from jumpstarter.abc.executor import Executor
 from jumpstarter.abc.results import Results
 from jumpstarter.actors import Actor
 from jumpstarter.actors.threads import Doorbell
-from jumpstarter.errors import ActorCrashed
+from jumpstarter.errors import ActorCrashed, ActorError
 from jumpstarter.executors import CallingThreadExecutor, ForkTemplate, InlineExecutor, LoopExecutor, ThreadExecutor
 from jumpstarter.telemetry import configure
 from jumpstarter.worker import Node, Parts, Worker, WorkerOptions
-from jumpstarter.worker.beside import once_started, reasons, run_beside
+from jumpstarter.worker.beside import reasons, run_beside
 from jumpstarter.worker.child import loop_options, run_child
 from jumpstarter.worker.children import SEATS
 from jumpstarter.worker.link import PARKED, RETIRING, Link
 from jumpstarter.worker.marks import Marks
 from jumpstarter.worker.probe import facts, tell_probes
+from jumpstarter.worker.remote import Beside, Remote
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class NodeSetup:
         ``cold``.
     :ivar worker_class: the actor that runs in each child.
     :ivar statefile: a file that is kept up to date for ``jumpstarter probe``.
+    :ivar beside: what else lives in the node's process while it is ready, in threads of its own.
     """
 
     application: Application
@@ -67,6 +70,7 @@ class NodeSetup:
     on_stopping: Callable[[int, str], None] = lambda _signal, _how: None
     worker_class: type[Worker] = Worker
     statefile: str | None = None
+    beside: Beside | None = None
 
 
 def run_node(setup: NodeSetup) -> int:
@@ -220,11 +224,30 @@ async def _host(setup: NodeSetup, make: Callable[[], ActorT], kill: Callable[[Ac
     actor = make()
     companions: list[Callable[[], Coroutine[Any, Any, Any]]] = [
         partial(_obey_signals, setup, actor, kill),
-        partial(once_started, actor, setup.on_ready),
+        partial(_accompany, setup, actor, Doorbell(), setup.on_ready),
     ]
     if setup.statefile is not None:
         companions.append(partial(tell_probes, setup.statefile, partial(_facts, actor)))
     await run_beside(actor, *companions)
+
+
+async def _accompany(setup: NodeSetup, actor: Actor, doorbell: Doorbell, on_ready: Callable[[], object]) -> None:
+    """Have what lives beside the node begin when it has started, then announce it; end it when the node has."""
+    try:
+        await actor.wait("started")
+    except ActorError:
+        return
+    if setup.beside is None:
+        on_ready()
+        return
+    assert isinstance(actor, Node | Worker)
+    end = await anyio.to_thread.run_sync(setup.beside, Remote(actor, doorbell, setup.options))
+    try:
+        on_ready()
+        await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(end)
 
 
 def _facts(actor: Actor) -> Mapping[str, Any]:
@@ -355,8 +378,8 @@ class EmbeddedNode:
             self._ready.set()
 
     async def _host(self, actor: Actor) -> None:
-        self._doorbell = Doorbell()
-        await run_beside(actor, partial(once_started, actor, self._is_ready))
+        doorbell = self._doorbell = Doorbell()
+        await run_beside(actor, partial(_accompany, self._setup, actor, doorbell, self._is_ready))
 
     def _is_ready(self) -> None:
         self._setup.on_ready()

@@ -6,6 +6,7 @@ import logging
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime, tzinfo
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +35,9 @@ logger = logging.getLogger("celery.app.amqp")
 
 #: The name of this process as the origin of its messages.
 _origin = cache(anon_nodename)
+
+#: Celery's name for "a task's callbacks are being published". Never set: a worker of ours sends them together with the ack.
+_callback_publish_retry: ContextVar[bool] = ContextVar("_callback_publish_retry", default=False)
 os.register_at_fork(after_in_child=_origin.cache_clear)
 
 #: The earliest time that all peers can represent, in seconds.

@@ -63,11 +63,14 @@ def add_unlock_chord_task(app: Any) -> Any:
         max_retries: int | None = None,
         result: Any = None,
         _chord_unlock_exchange_type: str | None = None,
+        GroupResult: Any = None,  # noqa: N803 - as in Celery: the class, for tests and programs with their own
+        result_from_tuple: Any = None,
         **_: Any,
     ) -> None:
-        from compat_celery.result import result_from_tuple  # noqa: PLC0415 - it imports the app
+        from compat_celery import result as results  # noqa: PLC0415 - it imports the app
 
-        parts = app.GroupResult(group_id, [result_from_tuple(item, app=app) for item in result], app=app)
+        read = result_from_tuple or results.result_from_tuple
+        parts = (GroupResult or app.GroupResult)(group_id, [read(item, app=app) for item in result], app=app)
         body = app.signature(callback)
         # delivery_info does not know the type of the exchange.
         options: dict[str, Any] = {"exchange_type": _chord_unlock_exchange_type} if _chord_unlock_exchange_type else {}

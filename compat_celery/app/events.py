@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from compat_celery._names import celery_named
@@ -36,9 +37,11 @@ class Events:
         """Receives events."""
         _not_yet("app.events.Receiver")
 
-    def State(self, *_: Any, **__: Any) -> NoReturn:  # noqa: N802 - Celery's public name
-        """What the events say about the cluster."""
-        _not_yet("app.events.State")
+    @cached_property
+    def State(self) -> Any:  # noqa: N802 - Celery's public name
+        """The class that keeps what events say about the cluster."""
+        assert self.app is not None
+        return self.app.subclass_with_self("celery.events.state:State", reverse="events.State")
 
     def default_dispatcher(self, *_: Any, **__: Any) -> NoReturn:
         """Sends events of a task (``Task.send_event``)."""

@@ -22,12 +22,26 @@ from typing import Any, NamedTuple
 
 import anyio
 from billiard.einfo import ExceptionInfo
+from kombu.serialization import loads as loads_message
+from kombu.serialization import prepare_accept_content
 from kombu.utils.encoding import safe_repr, safe_str
 
 from compat_celery import _state, signals, states
+from compat_celery.app.duplicates import deduplicates, is_done
 from compat_celery.app.effects import current, deferred
 from compat_celery.app.task import Context
 from compat_celery.app.task import Task as BaseTask
+from compat_celery.app.trace_log import (
+    get_log_policy,
+    get_task_name,
+    log_policy_expected,
+    log_policy_ignore,
+    log_policy_internal,
+    log_policy_reject,
+    log_policy_unexpected,
+    report_internal_error,
+    traceback_clear,
+)
 from compat_celery.backends.base import Backend
 from compat_celery.backends.documents import (
     DocumentFormat,
@@ -39,8 +53,11 @@ from compat_celery.backends.documents import (
 )
 from compat_celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
 from compat_celery.loaders.base import BaseLoader
+from compat_celery.result import AsyncResult
+from compat_celery.utils.nodenames import gethostname
 from compat_celery.utils.objects import mro_lookup
 from compat_celery.utils.saferepr import saferepr
+from jumpstarter.abc.results import Fence
 
 __all__ = (
     "EXCEPTION_STATES",
@@ -52,9 +69,22 @@ __all__ = (
     "SUCCESS",
     "TraceInfo",
     "build_tracer",
+    "fast_trace_task",
+    "get_log_policy",
+    "get_task_name",
+    "log_policy_expected",
+    "log_policy_ignore",
+    "log_policy_internal",
+    "log_policy_reject",
+    "log_policy_unexpected",
+    "report_internal_error",
+    "reset_worker_optimizations",
+    "setup_worker_optimizations",
     "task_has_custom",
     "trace_ok_t",
     "trace_task",
+    "trace_task_ret",
+    "traceback_clear",
 )
 
 logger = logging.getLogger("celery.app.trace")
@@ -68,6 +98,11 @@ RETRY = states.RETRY
 FAILURE = states.FAILURE
 SUCCESS = states.SUCCESS
 EXCEPTION_STATES = states.EXCEPTION_STATES
+
+#: Lines of a worker's log. Celery's: programs read them.
+LOG_RECEIVED = "Task %(name)s[%(id)s] received"
+LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss: %(return_value)s"
+LOG_FAILURE = "Task %(name)s[%(id)s] %(description)s: %(exc)s"
 IGNORE_STATES = frozenset({IGNORED, RETRY, REJECTED})
 
 
@@ -211,6 +246,7 @@ class Tracer:
         #: Where results go, or None when each run has to ask for it.
         self.backend = backend if self._documents is not None else None
         self._find_hooks(backend)
+        self._deduplicates = deduplicates(self.app, task)
 
     def _find_hooks(self, backend: Any) -> None:
         """What the task, its loader and its backend want to be told."""
@@ -226,6 +262,8 @@ class Tracer:
 
     def __call__(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run it in this thread."""
+        if self._deduplicates and (done := self._done_before(uuid, args, kwargs, request)):
+            return done
         run = _Run(self, uuid, args, kwargs, request)
         value, failure = None, None
         try:
@@ -246,6 +284,8 @@ class Tracer:
 
     async def acall(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> trace_ok_t:
         """Run a coroutine task on this loop."""
+        if self._deduplicates and (done := self._done_before(uuid, args, kwargs, request)):
+            return done
         run = _Run(self, uuid, args, kwargs, request)
         value, failure = None, None
         try:
@@ -261,6 +301,26 @@ class Tracer:
             TASKS.reset(run.task_token)
             if self._cleans_up:
                 self._clean_up(run)
+
+    @property
+    def log(self) -> logging.Logger:
+        """Where it is told what became of tasks."""
+        return logger
+
+    def _done_before(self, uuid: str, args: Any, kwargs: Any, request: Any) -> trace_ok_t | None:
+        """What to answer for a message that has come again after its task had succeeded; None for others."""
+        outcome = current.get()
+        try:
+            if not is_done(self, AsyncResult, uuid, Context(request or {}, args=args, kwargs=kwargs)):
+                return None
+        except Reject as error:
+            if outcome is None:
+                raise
+            outcome.status = REJECTED
+            return trace_ok_t(error, self._info(REJECTED, error), 0.0, None)
+        if outcome is not None:
+            outcome.status = SUCCESS
+        return trace_ok_t(None, None, 0.0, None)
 
     # The steps, in order.
 
@@ -298,8 +358,7 @@ class Tracer:
         request, outcome = run.request, current.get()
         try:
             if request.callbacks or request.chain:
-                with deferred():
-                    self._follow_up(run, value)
+                self.follow_up(run.uuid, request, value)
             if outcome is None or self._documents is None:
                 run.backend.mark_as_done(run.uuid, value, request, self._publishes_result(request))
             else:
@@ -328,7 +387,7 @@ class Tracer:
         if self._on_success:
             self._on_success(run.retval, run.uuid, run.args, run.kwargs)
         if signals.task_success.receivers:
-            signals.task_success.send(sender=self.task, result=run.retval)
+            signals.task_success.send(sender=self.task, result=run.retval, runtime=run.runtime)
         if logger.isEnabledFor(logging.INFO):
             self._log_success(run)
 
@@ -346,21 +405,24 @@ class Tracer:
             einfo=ExceptionInfo((type(error), error, error.__traceback__)),
         )
 
-    def _follow_up(self, run: _Run, value: Any) -> None:
+    def follow_up(self, uuid: str, request: Context, value: Any) -> None:
         """Send the callbacks and the chain's next step: before the result is stored, so that what cannot be encoded fails the
         task."""
-        request = run.request
+        with deferred():
+            self._follow_up(uuid, request, value)
+
+    def _follow_up(self, uuid: str, request: Context, value: Any) -> None:
         callbacks, chain = request.callbacks, request.chain
-        task, app = self.task, self.app
-        root = request.root_id or run.uuid
-        options: dict[str, Any] = {"parent_id": run.uuid, "root_id": root, "priority": self._inherited_priority(request)}
+        app = self.app
+        root = request.root_id or uuid
+        options: dict[str, Any] = {"parent_id": uuid, "root_id": root, "priority": self._inherited_priority(request)}
         if callbacks:
             for callback in callbacks:
-                signature = app.signature(callback) if isinstance(callback, dict) else callback
+                signature = app._canvas.maybe_signature(callback, app=app)
                 signature.apply_async((value,), **options, **_stamps_of(request))
         if chain:
             rest = list(chain)
-            signature = app.signature(rest.pop(), app=task.app) if isinstance(chain[-1], dict) else rest.pop()
+            signature = app._canvas.maybe_signature(rest.pop(), app=app)
             signature.apply_async((value,), chain=rest or None, **options)
 
     def _inherited_priority(self, request: Context) -> int | None:
@@ -385,6 +447,8 @@ class Tracer:
                 if self._propagate:
                     raise error
                 self._fail(run, error)
+        # A result is kept longer than what its exception went through.
+        traceback_clear(error)
         run.runtime = self.monotonic() - run.started
 
     def _leave(self, run: _Run, state: str, error: Exception) -> None:
@@ -479,29 +543,37 @@ class Tracer:
     def _shown_name(self, run: _Run) -> str:
         return getattr(run.request, "shadow", None) or self.name
 
+    def _facts(self, run: _Run) -> dict[str, Any]:
+        """What every line about a task tells, by Celery's names; monitors and tests read it from the record's ``data``."""
+        request = run.request
+        return {
+            "id": run.uuid,
+            "name": self._shown_name(run),
+            "args": request.get("argsrepr") or safe_repr(request.args),
+            "kwargs": request.get("kwargsrepr") or safe_repr(request.kwargs),
+        }
+
     def _log_success(self, run: _Run) -> None:
         run.retstr = saferepr(run.retval, getattr(self.task, "resultrepr_maxsize", 1024))
-        logger.info(
-            "Task %s[%s] succeeded in %ss: %s",
-            self._shown_name(run),
-            run.uuid,
-            round(run.runtime, 6),
-            run.retstr,
-            extra={"data": {"id": run.uuid, "name": self._shown_name(run), "return_value": run.retstr, "runtime": run.runtime}},
-        )
+        facts = {**self._facts(run), "return_value": run.retstr, "runtime": round(run.runtime, 6)}
+        logger.info(LOG_SUCCESS, facts, extra={"data": facts})
 
     def _log_failure(self, run: _Run, error: Exception) -> None:
         throws = self.task.throws or ()
         is_expected = isinstance(error, throws)
+        facts = {
+            **self._facts(run),
+            "hostname": run.request.hostname,
+            "exc": safe_repr(error),
+            "description": "raised expected" if is_expected else "raised unexpected",
+            "internal": False,
+        }
         logger.log(
             logging.INFO if is_expected else logging.ERROR,
-            "Task %s[%s] raised %s: %s",
-            self._shown_name(run),
-            run.uuid,
-            "expected" if is_expected else "unexpected",
-            safe_repr(error),
+            LOG_FAILURE,
+            facts,
             exc_info=None if is_expected else (type(error), error, error.__traceback__),
-            extra={"data": {"id": run.uuid, "name": self._shown_name(run), "exception": safe_repr(error)}},
+            extra={"data": facts},
         )
 
 
@@ -531,6 +603,10 @@ def record_failure(
     outcome.documents = (*outcome.documents, *documents)
     outcome.part = failure_part(backend, request, state, error)
     if request.errbacks:
+        if documents and backend.calls_errbacks_here(request):
+            # Those look at the failure, which settling would store only after them; it stores the same once more.
+            fence = None if outcome.job is None else Fence(uuid, outcome.delivery.attempt)
+            backend.results.put(documents, by=[fence] * len(documents))
         with deferred():
             backend._call_task_errbacks(request, error, traceback)
 
@@ -545,8 +621,104 @@ def _stamps_of(request: Context) -> dict[str, Any]:
 
 
 def trace_task(task: Any, uuid: str, args: Any, kwargs: Any, request: Any = None, **options: Any) -> trace_ok_t:
-    """Run a task, giving it its tracer first if it has none."""
-    if task.__trace__ is None:
-        task.__trace__ = build_tracer(task.name, task, **options)
-    result: trace_ok_t = task.__trace__(uuid, args, kwargs, request)
+    """Run a task, giving it its tracer first if it has none. What fails around it is reported, not raised.
+
+    :raises Reject: the message shall come again.
+    """
+    request = request or {}
+    try:
+        if task.__trace__ is None:
+            task.__trace__ = build_tracer(task.name, task, **options)
+        result: trace_ok_t = task.__trace__(uuid, args, kwargs, request)
+    except Reject:
+        raise
+    except Exception as error:  # noqa: BLE001 - as Celery's: the caller gets a result in any case
+        signals.task_internal_error.send(
+            sender=task,
+            task_id=uuid,
+            args=args,
+            kwargs=kwargs,
+            request=request,
+            exception=error,
+            traceback=error.__traceback__,
+            einfo=ExceptionInfo(),
+        )
+        return trace_ok_t(report_internal_error(task, error), TraceInfo(FAILURE, error), 0.0, None)
     return result
+
+
+# For pools and extensions that run tasks by Celery's own functions. Jumpstarter's worker calls the tracer itself.
+
+#: The tasks, the content types that are accepted, and the node's name; see :func:`setup_worker_optimizations`.
+_localized: list[Any] = []
+
+
+def _decoded(body: Any, content_type: str | None, encoding: str | None, accept: Any, loads: Any) -> Any:
+    return loads(body, content_type, encoding, accept=accept) if content_type else body
+
+
+def trace_task_ret(
+    name: str,
+    uuid: str,
+    request: dict[str, Any],
+    body: Any,
+    content_type: str | None,
+    content_encoding: str | None,
+    loads: Any = loads_message,
+    app: Any = None,
+    **_: Any,
+) -> tuple[int, Any, float]:
+    """Decode a message's body and run its task.
+
+    :returns: ``(1, exception or what the tracer made of it, seconds)`` when it did not succeed, else ``(0, its repr, seconds)``.
+    """
+    app = app or _state.get_current_app()
+    accept = prepare_accept_content(app.conf.accept_content)
+    args, kwargs, embed = _decoded(body, content_type, content_encoding, accept, loads)
+    request.update({"args": args, "kwargs": kwargs, "hostname": gethostname(), "is_eager": False}, **embed or {})
+    done = trace_task(app.tasks[name], uuid, args, kwargs, request, app=app)
+    return (1, done.retval, done.runtime) if done.info else (0, done.retstr, done.runtime)
+
+
+def fast_trace_task(
+    task: str,
+    uuid: str,
+    request: dict[str, Any],
+    body: Any,
+    content_type: str | None,
+    content_encoding: str | None,
+    loads: Any = loads_message,
+    _loc: list[Any] | None = None,
+    hostname: str | None = None,  # noqa: ARG001 - Celery's signature
+    **_: Any,
+) -> tuple[int, Any, float]:
+    """As :func:`trace_task_ret`, for a process in which :func:`setup_worker_optimizations` was called.
+
+    :raises RuntimeError: it was not.
+    """
+    known = _loc or _localized
+    if not known:
+        raise RuntimeError(
+            "fast_trace_task: worker task registry is empty: setup_worker_optimizations(app) was not called in this process"
+        )
+    tasks, accept, node = known
+    args, kwargs, embed = _decoded(body, content_type, content_encoding, accept, loads)
+    request.update({"args": args, "kwargs": kwargs, "hostname": node, "is_eager": False}, **embed or {})
+    done = tasks[task].__trace__(uuid, args, kwargs, request)
+    return (1, done.retval, done.runtime) if done.info else (0, done.retstr, done.runtime)
+
+
+def setup_worker_optimizations(app: Any, hostname: str | None = None) -> None:
+    """Prepare this process for running an app's tasks: it is the app of all threads, and its tasks are there."""
+    app.set_current()
+    app.set_default()
+    app.finalize()
+    _localized[:] = [app._tasks, prepare_accept_content(app.conf.accept_content), hostname or gethostname()]
+    app.use_fast_trace_task = True
+
+
+def reset_worker_optimizations(app: Any = None) -> None:
+    """Undo :func:`setup_worker_optimizations`, but for the current app."""
+    _localized.clear()
+    chosen: Any = app or _state.get_current_app()
+    chosen.use_fast_trace_task = False

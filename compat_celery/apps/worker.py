@@ -10,6 +10,7 @@ import resource
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from compat_celery.app.publisher import broker_for
 from compat_celery.bin.worker import POOL_NAMES, write_pidfile
 from compat_celery.utils.nodenames import default_nodename, host_format
 from compat_celery.worker.application import CeleryApplication, tasks_of
+from compat_celery.worker.pidbox import listen
 from jumpstarter import __version__ as jumpstarter_version
 from jumpstarter.errors import ConfigurationError
 from jumpstarter.nodes import NodeSetup, run_node
@@ -82,9 +84,11 @@ def _bytes(kibibytes: int | None) -> int | None:
 class Worker:
     """A worker of a Celery app in this process. :meth:`start` returns when it has ended."""
 
+    app: Any = None
+
     def __init__(
         self,
-        app: Any,
+        app: Any = None,
         *,
         hostname: str | None = None,
         loglevel: str | int = "WARNING",
@@ -104,9 +108,10 @@ class Worker:
         time_limit: float | None = None,
         soft_time_limit: float | None = None,
         statefile: str | None = None,
+        **_accepted: Any,
     ) -> None:
-        """Options that are None come from the app's settings."""
-        self.app = app
+        """Options that are None come from the app's settings. Celery's others are accepted and without effect."""
+        app = self.app = app or self.app
         self.hostname = default_nodename(host_format(hostname) if hostname else None)
         self.loglevel = loglevel
         self.logfile = logfile
@@ -155,14 +160,11 @@ class Worker:
     def _set_up(self) -> NodeSetup:
         app = self.app
         signals.worker_init.send(sender=self)
-        app.log.setup(
-            self.loglevel, self.logfile, redirect_stdouts=False, colorize=None if self.no_color is None else not self.no_color
-        )
-        log_transitions()
+        self._set_up_logging()
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=app.conf)
         options = self.options()
         broker = broker_for(app)
-        application = CeleryApplication(app, self.hostname)
+        application = self._application = CeleryApplication(app, self.hostname)
         results = getattr(app.backend, "results", None)
         if self.purge:
             logger.warning("purge: %d message(s) dropped", sum(broker.purge(queue) for queue in options.queues))
@@ -180,7 +182,13 @@ class Worker:
             on_ready=self._ready,
             on_stopping=self._stopping,
             statefile=self.statefile,
+            beside=partial(listen, self) if app.conf.worker_enable_remote_control else None,
         )
+
+    def _set_up_logging(self) -> None:
+        colorize = None if self.no_color is None else not self.no_color
+        self.app.log.setup(self.loglevel, self.logfile, redirect_stdouts=False, colorize=colorize)
+        log_transitions()
 
     def options(self) -> WorkerOptions:
         """The node's options: the command line's, then the settings'.

@@ -360,6 +360,10 @@ class Backend:
         send = errbacks.apply if eager else errbacks.apply_async
         send((request.id,), parent_id=request.id, root_id=request.root_id or request.id)
 
+    def calls_errbacks_here(self, request: Any) -> bool:
+        """Whether one of the task's errbacks is called in this process rather than sent as a task."""
+        return any(self._is_called_here(self.app.signature(linked)) for linked in request.errbacks)
+
     def _is_called_here(self, errback: Any) -> bool:
         try:
             header = getattr(errback.type, "__header__", None)

@@ -27,6 +27,8 @@ class CacheBackend(MemoryBackend):
     :raises ImproperlyConfigured: another cache is asked for.
     """
 
+    persistent = True
+
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
         if url and not url.startswith("memory://"):
             raise ImproperlyConfigured(

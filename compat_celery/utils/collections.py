@@ -428,16 +428,30 @@ class Evictable:
     """Something that throws out what is too much."""
 
     Empty = Empty
+    maxsize: int | None = None
 
     def evict(self) -> None:
-        """Throw out what is too much."""
-        while self._evictcount() > 0:
+        """Throw out what is too much, however much that is."""
+        while self._evict():
+            pass
+
+    def _evict(self, limit: int = 100) -> bool:
+        """Throw out at most ``limit`` items (whoever adds something does not wait for long); answers whether there is more."""
+        for _ in range(limit):
+            if self._surplus() <= 0:
+                return False
             try:
                 self._pop_to_evict()
             except IndexError:
                 raise self.Empty from None
+        return self._surplus() > 0
 
+    def _surplus(self) -> int:
+        return self._evictcount - self.maxsize if self.maxsize else 0
+
+    @property
     def _evictcount(self) -> int:
+        """How much there is."""
         raise NotImplementedError
 
     def _pop_to_evict(self) -> Any:
@@ -445,23 +459,21 @@ class Evictable:
 
 
 class Messagebuffer(Evictable):
-    """A queue of at most ``maxsize`` items; the oldest are thrown out."""
+    """A queue of at most ``maxsize`` items (None: any number); the oldest are thrown out, at most 100 at a time."""
 
-    def __init__(self, maxsize: int, iterable: Iterable[Any] | None = None) -> None:
+    def __init__(self, maxsize: int | None, iterable: Iterable[Any] | None = None) -> None:
         self.maxsize = maxsize
         self.data: deque[Any] = deque(iterable or [])
 
     def put(self, item: Any) -> None:
         """Add an item."""
         self.data.append(item)
-        if self.maxsize:
-            self.evict()
+        self._evict()
 
     def extend(self, it: Iterable[Any]) -> None:
         """Add several."""
         self.data.extend(it)
-        if self.maxsize:
-            self.evict()
+        self._evict()
 
     def take(self, *default: Any) -> Any:
         """The oldest item, taken out.
@@ -477,8 +489,9 @@ class Messagebuffer(Evictable):
     def _pop_to_evict(self) -> Any:
         return self.take()
 
+    @property
     def _evictcount(self) -> int:
-        return len(self) - self.maxsize if self.maxsize else 0
+        return len(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self)}/{self.maxsize}>"
@@ -502,17 +515,27 @@ class Messagebuffer(Evictable):
 
 
 class BufferMap(OrderedDict[Any, Messagebuffer], Evictable):
-    """A :class:`Messagebuffer` for each key; at most ``maxsize`` items in all of them together."""
+    """A :class:`Messagebuffer` for each key; at most ``maxsize`` items in all of them together, ``bufmaxsize`` in each.
+
+    What is thrown out is the oldest item of the key that was used the longest time ago.
+    """
 
     Buffer = Messagebuffer
 
-    def __init__(self, maxsize: int, iterable: Any = None, bufmaxsize: int = 1000) -> None:
+    def __init__(self, maxsize: int | None, iterable: Any = None, bufmaxsize: int | None = 1000) -> None:
         super().__init__()
         self.maxsize = maxsize
         self.bufmaxsize = bufmaxsize
-        self.total = 0
         for key, items in dict(iterable or {}).items():
-            self.extend(key, items)
+            self._buffer(key).extend(items)
+        self.total = sum(map(len, self.values()))
+        self.evict()
+
+    def _buffer(self, key: Any) -> Messagebuffer:
+        buffer = self.get(key)
+        if buffer is None:
+            buffer = self[key] = self.Buffer(self.bufmaxsize)
+        return buffer
 
     def put(self, key: Any, item: Any) -> None:
         """Add an item to the key's buffer."""
@@ -520,14 +543,12 @@ class BufferMap(OrderedDict[Any, Messagebuffer], Evictable):
 
     def extend(self, key: Any, it: Iterable[Any]) -> None:
         """Add several items to the key's buffer."""
-        items = list(it)
-        buffer = self.setdefault(key, self.Buffer(self.bufmaxsize))
+        buffer = self._buffer(key)
         before = len(buffer)
-        buffer.extend(items)
+        buffer.extend(it)
         self.total += len(buffer) - before
         self.move_to_end(key)
-        if self.maxsize:
-            self.evict()
+        self._evict()
 
     def take(self, key: Any, *default: Any) -> Any:
         """The oldest item of the key, taken out.
@@ -541,17 +562,22 @@ class BufferMap(OrderedDict[Any, Messagebuffer], Evictable):
             raise self.Empty
         item = buffer.take()
         self.total -= 1
-        if buffer:
-            self.move_to_end(key)
-        else:
+        self.move_to_end(key)
+        return item
+
+    def _LRUpop(self, *default: Any) -> Any:  # noqa: N802 - Celery's name
+        return self[next(iter(self))].take(*default)
+
+    def _pop_to_evict(self) -> Any:
+        key = next(key for key, buffer in self.items() if buffer)
+        item = self.take(key)
+        if not self[key]:
             del self[key]
         return item
 
-    def _pop_to_evict(self) -> Any:
-        return self.take(next(iter(self)))
-
+    @property
     def _evictcount(self) -> int:
-        return self.total - self.maxsize if self.maxsize else 0
+        return self.total
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.total}/{self.maxsize}>"

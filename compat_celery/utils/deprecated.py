@@ -58,7 +58,46 @@ def Property(  # noqa: N802 - Celery's public name
     """Decorator: a property of which every use warns."""
 
     def decorate(fun: Function[[Any], Any]) -> property:
-        warned = Callable(deprecation, removal, alternative, description or fun.__name__)(fun)
-        return property(warned, doc=fun.__doc__)
+        return _WarningProperty(fun, how=(description or fun.__name__, deprecation, removal, alternative), doc=fun.__doc__)
 
     return decorate
+
+
+class _WarningProperty(property):
+    """A property of which every use warns; asked of the class, it is itself."""
+
+    def __init__(self, fget: Any = None, fset: Any = None, fdel: Any = None, doc: str | None = None, *, how: Any = ()) -> None:
+        super().__init__(fget, fset, fdel, doc)
+        self._how = how
+
+    def _warn(self) -> None:
+        description, deprecation, removal, alternative = self._how
+        warn(description=description, deprecation=deprecation, removal=removal, alternative=alternative, stacklevel=3)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        self._warn()
+        return super().__get__(instance, owner)
+
+    def __set__(self, instance: Any, value: Any) -> Any:
+        if instance is None:
+            return self
+        if self.fset is not None:
+            self._warn()
+        super().__set__(instance, value)
+        return None
+
+    def __delete__(self, instance: Any) -> Any:
+        if instance is None:
+            return self
+        if self.fdel is not None:
+            self._warn()
+        super().__delete__(instance)
+        return None
+
+    def setter(self, fset: Any) -> property:
+        return _WarningProperty(self.fget, fset, self.fdel, self.__doc__, how=self._how)
+
+    def deleter(self, fdel: Any) -> property:
+        return _WarningProperty(self.fget, self.fset, fdel, self.__doc__, how=self._how)

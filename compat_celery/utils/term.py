@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
+from base64 import b64encode
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
-__all__ = ("colored",)
+__all__ = ("colored", "imgcat", "supports_images")
 
 BLACK, RED, GREEN, YELLOW, BLUE, MAGENTA, CYAN, WHITE = range(8)
 OP_SEQ = "\x1b[%dm"
@@ -33,6 +37,16 @@ CODES = {name: COLOR_SEQ % (30 + number) for name, number in COLORS.items()} | {
     "bright": OP_SEQ % 8,
     **{f"i{name}": OP_SEQ % (40 + number) for name, number in COLORS.items()},
 }
+
+#: iTerm's escape for images. tmux and screen pass it on when it is wrapped, its own escapes doubled.
+_IN_SCREEN = os.environ.get("TERM", "").startswith("screen")
+_IMG_PRE = "\x1bPtmux;\x1b\x1b]" if _IN_SCREEN else "\x1b]"
+_IMG_POST = "\a\x1b\\" if _IN_SCREEN else "\a"
+
+
+def fg(s: int) -> str:
+    """The code of a colour for text: ``fg(30 + RED)``."""
+    return COLOR_SEQ % s
 
 
 class colored:  # noqa: N801 - Celery's public name
@@ -61,6 +75,12 @@ class colored:  # noqa: N801 - Celery's public name
         """The text, and no colour after it."""
         return self.node(s or ("",), RESET_SEQ)
 
+    def _add(self, a: Any, b: Any) -> str:
+        return f"{a}{b}"
+
+    def _fold_no_color(self, a: Any, b: Any) -> str:
+        return "".join(part.no_color() if isinstance(part, colored) else str(part) for part in (a, b))
+
     def no_color(self) -> str:
         """The text alone."""
         return "".join(part.no_color() if isinstance(part, colored) else str(part) for part in self.s)
@@ -79,3 +99,18 @@ class colored:  # noqa: N801 - Celery's public name
 
     def __repr__(self) -> str:
         return repr(self.no_color())
+
+
+def supports_images() -> bool:
+    """Whether the terminal shows pictures (iTerm does)."""
+    return sys.stdin.isatty() and bool(os.environ.get("ITERM_PROFILE"))
+
+
+def _read_as_base64(path: str) -> str:
+    return b64encode(Path(path).read_bytes()).decode("ascii")
+
+
+def imgcat(path: str, inline: int = 1, preserve_aspect_ratio: int = 0, **_: Any) -> str:
+    """What to write to an iTerm so that it shows a picture."""
+    options = f"inline={inline};preserveAspectRatio={preserve_aspect_ratio}"
+    return f"\n{_IMG_PRE}1337;File={options}:{_read_as_base64(path)}{_IMG_POST}"

@@ -199,7 +199,8 @@ def _rounded_end(start: datetime, end: datetime, delta: timedelta) -> datetime:
 
 def _occurrences(local: datetime) -> list[datetime]:
     """The moments, in UTC, at which local clocks show this time: two when it is repeated, the next real one when it is skipped."""
-    return [moment for fold in (0, 1) if (moment := local.replace(fold=fold).astimezone(UTC))]
+    moments = [local.replace(fold=fold).astimezone(UTC) for fold in (0, 1)]
+    return moments[:1] if _is_imaginary(local, local.tzinfo) else moments
 
 
 def rate(r: Any) -> float:
@@ -267,13 +268,22 @@ def subtract_datetimes(end: datetime, start: datetime) -> timedelta:
     return maybe_make_aware(end).astimezone(UTC) - maybe_make_aware(start).astimezone(UTC)
 
 
+def _is_imaginary(dt: datetime, tz: tzinfo | None) -> bool:
+    """Whether the clocks of the zone skip this local time."""
+    local = dt.replace(tzinfo=tz)
+    try:
+        back = local.astimezone(UTC).astimezone(tz)
+    except (NotImplementedError, ValueError):  # a zone without rules; a time before the year 1
+        return False
+    return back.replace(tzinfo=None, fold=0) != local.replace(tzinfo=None, fold=0)
+
+
 def make_aware(dt: datetime, tz: tzinfo) -> datetime:
     """The naive time in that zone: the first of two occurrences; moved forward where the clocks skip it."""
     aware = dt.replace(tzinfo=tz, fold=0)
     if aware.utcoffset() == aware.replace(fold=1).utcoffset():
         return aware
-    back = aware.astimezone(UTC).astimezone(tz)
-    return back if back.replace(tzinfo=None, fold=0) != dt.replace(tzinfo=None, fold=0) else aware
+    return aware.astimezone(UTC).astimezone(tz) if _is_imaginary(dt, tz) else aware
 
 
 def localize(dt: datetime, tz: tzinfo) -> datetime:

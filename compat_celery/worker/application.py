@@ -5,9 +5,11 @@ Comes from: jumpstarter.worker (through its port). Goes to: app.trace, protocol.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, tzinfo
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +24,11 @@ from compat_celery.app import trace
 from compat_celery.app.effects import current
 from compat_celery.app.task import Context
 from compat_celery.exceptions import ImproperlyConfigured, NotRegistered, Reject, TaskRevokedError
+from compat_celery.utils.serialization import jsonify
+from compat_celery.worker import revocations
+from compat_celery.worker import state as worker_state
+from compat_celery.worker.request import Request, request_of
+from compat_celery.worker.verdicts import again, verdict, was_delivered
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import MessageError, Undecodable, UnknownTask
 from jumpstarter.jobs import ACK, Action, Delivery, Handler, Job, Outcome, Park, Place, Quarantine
@@ -51,6 +58,10 @@ class CeleryApplication:
         self._parks_unknown = unknown_tasks(app.conf) == "park"
         self._queue_leases: Mapping[str, float] = app.conf.get("worker_queue_leases") or {}
         self._is_child = False
+        #: See the port; set with the first revocation.
+        self.bars = False
+        #: Whether somebody wants to know which tasks succeeded (:data:`compat_celery.worker.state.successful_requests`).
+        self.remembers_successes = False
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -66,7 +77,7 @@ class CeleryApplication:
         if handler is None:
             raise UnknownTask(head.task)
         task = handler.task
-        return Job(
+        job = Job(
             id=head.id,
             name=head.task,
             delivery=delivery,
@@ -80,6 +91,35 @@ class CeleryApplication:
             lease=getattr(task, "lease", None) or self._queue_leases.get(delivery.queue),
             context=head,
         )
+        if signals.task_received.receivers or logger.isEnabledFor(logging.INFO):
+            self._tell_received(job)
+        return job
+
+    def _tell_received(self, job: Job) -> None:
+        """Tell of a job when it comes to run: one that is due later is parked, and received again then."""
+        if job.due is not None and job.due > SYSTEM_CLOCK.now():
+            return
+        headers = job.context.headers
+        facts = {
+            "id": job.id,
+            "name": headers.get("shadow") or job.name,
+            "args": headers.get("argsrepr", ""),
+            "kwargs": headers.get("kwargsrepr", ""),
+            "eta": headers.get("eta"),
+        }
+        logger.info(trace.LOG_RECEIVED, facts, extra={"data": facts})
+        if signals.task_received.receivers:
+            signals.task_received.send(sender=self.hostname, request=self.describe(job))
+
+    def describe(self, job: Job) -> Request | None:
+        """The job as Celery's worker shows it; None when its payload cannot be read."""
+        call = self._call(job.delivery, job.context)
+        if call is None:
+            return None
+        request = request_of(job, call, app=self.app, task=self.app.tasks[job.name], hostname=self.hostname)
+        if job.started:
+            request.time_start = SYSTEM_CLOCK.now() - (time.monotonic() - job.started)
+        return request
 
     def refuse(self, delivery: Delivery, error: Exception) -> Outcome:
         """Unknown tasks get Celery's failure; every refused message is kept in quarantine, so that nothing is lost by a deploy that
@@ -120,7 +160,7 @@ class CeleryApplication:
         error: Exception = SoftTimeLimitExceeded(limit) if soft else TimeLimitExceeded(limit)
         task = self.app.tasks[job.name]
         logger.error("%s time limit (%gs) exceeded for %s[%s]", "Soft" if soft else "Hard", limit, job.name, job.id)
-        outcome = self._fail(job.delivery, job, job.context, error, verdict(task, states.FAILURE, error), task.backend)
+        outcome = self._fail(job.delivery, job, job.context, error, verdict(task, states.FAILURE), task.backend)
         self._tell_failure(task, job, error)
         return outcome
 
@@ -142,6 +182,85 @@ class CeleryApplication:
         signals.task_revoked.send(sender=task, request=request, terminated=True, signum=None, expired=False)
         error = TaskRevokedError("terminated")
         return self._fail(job.delivery, job, job.context, error, ACK, task.backend, state=states.REVOKED)
+
+    # What the node was told.
+
+    def bar(self, job: Job) -> Outcome | None:
+        head: protocol.Head = job.context
+        if not revocations.is_revoked(job.id, head.headers.get("stamps")):
+            return None
+        logger.info("Discarding revoked task: %s[%s]", job.name, job.id)
+        task = self.app.tasks[job.name]
+        request = self._request(job.delivery, head, None)
+        signals.task_revoked.send(sender=task, request=request, terminated=False, signum=None, expired=False)
+        error = TaskRevokedError("revoked")
+        return self._fail(job.delivery, job, head, error, ACK, task.backend, state=states.REVOKED)
+
+    def note(self, notice: str) -> None:
+        match json.loads(notice):
+            case {"revoke": list(ids)}:
+                worker_state.revoked.update(ids)
+                self.bars = True
+            case {"revoke_stamps": dict(headers)}:
+                revocations.revoke_stamps(headers)
+                self.bars = True
+            case {"time_limit": [str(name), soft, hard]}:
+                task = self.app.tasks[name]
+                task.soft_time_limit, task.time_limit = soft, hard
+            case other:
+                logger.warning("a notice was not understood: %r", other)
+
+    def answer(self, question: str, running: Sequence[Job], waiting: Sequence[Job]) -> str:
+        """Answers with JSON: ``active``, ``active_safe`` and ``reserved`` with what inspect tells about these jobs, ``totals`` with
+        how many tasks have ended, by name, and ``pid``."""
+        match question:
+            case "active":
+                found: Any = self._infos(running)
+            case "active_safe":
+                found = self._infos(running, safe=True)
+            case "pid":
+                found = [os.getpid()]
+            case "reserved":
+                found = self._infos(waiting)
+            case "totals":
+                found = dict(worker_state.total_count)
+            case _:
+                found = None
+        return json.dumps(jsonify(found, unknown_type_filter=repr))
+
+    def _infos(self, jobs: Sequence[Job], *, safe: bool = False) -> list[dict[str, Any]]:
+        requests = [self.describe(job) for job in jobs]
+        return [{**request.info(safe), "stamps": request.stamps} for request in requests if request is not None]
+
+    def settled(self, outcomes: Sequence[Outcome]) -> None:
+        names = [outcome.job.name for outcome in outcomes if outcome.job is not None and outcome.job.started]
+        worker_state.total_count.update(names)
+        worker_state.all_total_count[0] += len(names)
+        if self.remembers_successes:
+            worker_state.successful_requests.update(
+                [outcome.job.id for outcome in outcomes if outcome.job is not None and outcome.status == states.SUCCESS]
+            )
+
+    def reject(self, outcome: Outcome, job: Job, request: Context, error: Reject) -> None:
+        """A task has rejected its message for good: it will never run again, so it has failed for those who wait for it."""
+        task = self.app.tasks[job.name]
+        token = current.set(outcome)
+        try:
+            store = not request.ignore_result or task.store_errors_even_if_ignored
+            trace.record_failure(task.backend, job.id, error, request, traceback=None, store=store)
+        finally:
+            current.reset(token)
+        outcome.status, outcome.error = states.FAILURE, error
+        info = ExceptionInfo((type(error), error, error.__traceback__))
+        signals.task_failure.send(
+            sender=task,
+            task_id=job.id,
+            exception=error,
+            args=request.args,
+            kwargs=request.kwargs,
+            traceback=error.__traceback__,
+            einfo=info,
+        )
 
     def child_started(self) -> None:
         self._is_child = True
@@ -186,7 +305,7 @@ class CeleryApplication:
         if call is None:
             return Context(head.headers)
         assert delivery.envelope is not None
-        return Context(call.request(delivery.envelope, hostname=self.hostname, redelivered=delivery.attempt > 1))
+        return Context(call.request(delivery.envelope, hostname=self.hostname, redelivered=was_delivered(delivery)))
 
 
 class TaskHandler:
@@ -208,7 +327,7 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            request = call.request(envelope, hostname=application.hostname, redelivered=delivery.attempt > 1)
+            request = call.request(envelope, hostname=application.hostname, redelivered=was_delivered(delivery))
             tracer = self.task.__trace__ or self._make_tracer()
             result = tracer(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
@@ -216,7 +335,7 @@ class TaskHandler:
         finally:
             current.reset(token)
         if outcome.status != states.SUCCESS:
-            outcome.action = verdict(self.task, outcome.status, result.retval)
+            self._conclude(outcome, job, call, request, result.retval)
         return outcome
 
     async def arun(self, job: Job) -> Outcome:
@@ -228,7 +347,7 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            request = call.request(envelope, hostname=application.hostname, redelivered=delivery.attempt > 1)
+            request = call.request(envelope, hostname=application.hostname, redelivered=was_delivered(delivery))
             tracer = self._acaller or self._make_coroutine_tracer()
             result = await tracer.acall(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
@@ -236,8 +355,17 @@ class TaskHandler:
         finally:
             current.reset(token)
         if outcome.status != states.SUCCESS:
-            outcome.action = verdict(self.task, outcome.status, result.retval)
+            self._conclude(outcome, job, call, request, result.retval)
         return outcome
+
+    def _conclude(self, outcome: Outcome, job: Job, call: protocol.Call, request: dict[str, Any], retval: Any) -> None:
+        """What becomes of the message of a task that did not succeed."""
+        outcome.action = verdict(self.task, outcome.status)
+        if isinstance(retval, Reject):
+            if retval.requeue:
+                outcome.publish = [*outcome.publish, again(job.delivery)]
+            else:
+                self._application.reject(outcome, job, Context(request, args=call.args, kwargs=call.kwargs), retval)
 
     def _make_tracer(self) -> Any:
         task, application = self.task, self._application
@@ -274,21 +402,6 @@ def unknown_tasks(conf: Any) -> str:
     if setting not in ("fail", "park"):
         raise ImproperlyConfigured(f"worker_unknown_tasks must be 'fail' or 'park', not {setting!r}")
     return setting
-
-
-def verdict(task: Any, status: str, retval: Any) -> Action:
-    """What happens to the message of a task that ended so. Pure."""
-    if status == states.REJECTED and isinstance(retval, Reject) and retval.requeue:
-        # Behind those that wait, by way of the parked ones: at the front it would be taken again at once, for ever.
-        return Park(0.0)
-    if status == states.FAILURE and task.acks_late and not _acks_failures(task):
-        return Quarantine("the task failed, and acks_on_failure_or_timeout is off")
-    return ACK
-
-
-def _acks_failures(task: Any) -> bool:
-    specific = getattr(task, "acks_on_failure", None)
-    return bool(task.acks_on_failure_or_timeout if specific is None else specific)
 
 
 def tasks_of(app: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ class Application(Protocol):
     name: str
     #: What is raised inside a plain function when its soft limit is over.
     soft_limit_error: type[Exception]
+    #: Whether some jobs may not start now: only then :meth:`bar` is asked about each, just before it starts.
+    bars: bool
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -50,6 +52,26 @@ class Application(Protocol):
 
     def cancel(self, job: Job, reason: str) -> Outcome:
         """What comes of a job that somebody cancelled."""
+        ...
+
+    def bar(self, job: Job) -> Outcome | None:
+        """What comes of a job that may not start (somebody revoked it), or None when it may. From any thread."""
+        ...
+
+    def note(self, notice: str) -> None:
+        """Bear in mind what was said to the whole node, in words of the application's own. From any thread."""
+        ...
+
+    def answer(self, question: str, running: Sequence[Job], waiting: Sequence[Job]) -> str:
+        """Answer a question of the application's own about this process.
+
+        :param running: the jobs that run.
+        :param waiting: those that were claimed and not started.
+        """
+        ...
+
+    def settled(self, outcomes: Sequence[Outcome]) -> None:
+        """Told of each batch that was settled, in the thread that did it."""
         ...
 
     def child_started(self) -> None:

@@ -77,6 +77,10 @@ class Broker(ABC):
         it first, ``release`` gives it back, a reaper finds it).
         """
 
+    def rest(self, *, incarnation: str) -> None:  # noqa: B027 - there is nothing to do in most brokers
+        """Say after a :meth:`wait` that no :meth:`claim` will follow for a while, so that what arrives from now on goes to others.
+        For brokers that go on listening between one wait and the next, which most do not. In the thread that waits."""
+
     @abstractmethod
     def wake(self) -> None:
         """End a :meth:`wait` that is under way in another thread of this process, or the next one if none is."""

@@ -19,10 +19,12 @@ OnSlot = Callable[[int, Job | None], None]
 
 
 class Executor(ABC):
-    """Runs jobs in slots. ``submit`` never blocks and may be called from any thread."""
+    """Runs jobs in slots. ``submit`` never blocks."""
 
     #: How many jobs run at a time.
     slots: int
+    #: Whether ``submit`` may be called from any thread; else only from the loop's.
+    takes_from_threads = True
 
     _low_water = -1
     _on_low: Callable[[], None]
@@ -32,6 +34,9 @@ class Executor(ABC):
         thread that ran the job."""
         self._on_low = call  # first: a slot that sees the mark must find what to call
         self._low_water = backlog
+
+    def call_with_last(self, call: OnOutcome) -> None:  # noqa: B027 - most slots have no such moment
+        """Give an outcome to ``call`` instead when its slot has nothing else to do. For executors whose slots may wait."""
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> None:

@@ -28,7 +28,7 @@ from jumpstarter.clock import SYSTEM_CLOCK, Clock
 from jumpstarter.embedded.database import Database, Place
 from jumpstarter.embedded.doorbell import Doorbell
 from jumpstarter.embedded.packing import is_message, pack, pack_evidence, resting_number, unpack_delivery, unpack_resting
-from jumpstarter.errors import BrokerUnavailable, PublishTimeout
+from jumpstarter.errors import BrokerUnavailable
 from jumpstarter.jobs import (
     Ack,
     Acked,
@@ -164,7 +164,7 @@ class SqliteBroker(Broker):
     def publish(self, envelopes: Sequence[Envelope], *, timeout: float | None = None) -> None:
         rows = self._rows(envelopes)
         if rows:
-            self._database.write(lambda connection: connection.executemany(_INSERT, rows), timeout=timeout, late=PublishTimeout)
+            self._database.write(lambda connection: connection.executemany(_INSERT, rows), timeout=timeout)
             self._doorbell.ring()
 
     def _rows(self, envelopes: Sequence[Envelope]) -> list[_Row]:

@@ -210,15 +210,14 @@ class Database:
             deadline = time.monotonic() + self.place.timeout
             return _patiently(lambda: work(self._connection(handle, deadline)), deadline)
 
-    def write(self, work: Callable[[sqlite3.Connection], T], *, timeout: float | None = None, late: Trouble | None = None) -> T:
+    def write(self, work: Callable[[sqlite3.Connection], T], *, timeout: float | None = None) -> T:
         """What ``work`` answers after one transaction: all of it is done, or nothing.
 
         :param timeout: seconds until the transaction has to have begun; the database's own when None.
-        :param late: makes the error for a transaction that could not begin in time; the database's own when None.
         """
         seconds = self.place.timeout if timeout is None else timeout
         deadline = time.monotonic() + seconds
-        with self._handle() as handle, self._explained(late), self._turn(seconds):
+        with self._handle() as handle, self._explained(), self._turn(seconds):
             connection = self._connection(handle, deadline)
             _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), deadline)
             try:
@@ -287,17 +286,17 @@ class Database:
             )
 
     @contextlib.contextmanager
-    def _explained(self, late: Trouble | None = None) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            raise self._explain(error, late or self._trouble) from error
+            raise self._explain(error) from error
 
-    def _explain(self, error: sqlite3.Error, late: Trouble) -> JumpstarterError:
+    def _explain(self, error: sqlite3.Error) -> JumpstarterError:
         path, url = self.place.path, self.place.url
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return late(
+                return self._trouble(
                     url, "another transaction has held the file locked all the time; is a program stopped in the middle of one?"
                 )
             case sqlite3.SQLITE_NOTADB:

@@ -17,6 +17,8 @@ class LoopExecutor(Executor):
     A run of jobs on one slot is one task that goes on to the next job of the backlog, so a task is started per run, not per job.
     """
 
+    takes_from_threads = False
+
     def __init__(self, slots: int, run: AsyncRun, on_outcome: OnOutcome, on_slot: OnSlot, group: TaskGroup) -> None:
         self.slots = slots
         self._run = run

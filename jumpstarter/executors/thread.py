@@ -23,13 +23,16 @@ class _SlotExecutor(Executor):
     def __init__(self, slots: int, run: Run, on_outcome: OnOutcome, on_slot: OnSlot) -> None:
         self.slots = slots
         self._run = run
-        self._on_outcome = on_outcome
+        self._on_outcome = self._on_last = on_outcome
         self._on_slot = on_slot
         # SimpleQueue is written in C and re-entrant: a signal handler that interrupts `get` cannot deadlock it.
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._is_busy = [False] * slots
         #: How often each slot was given to another thread; a thread that finds a newer number than its own has lost the slot.
         self._turns = [0] * slots
+
+    def call_with_last(self, call: OnOutcome) -> None:
+        self._on_last = call
 
     def submit(self, jobs: Sequence[Job]) -> None:
         put = self._jobs.put
@@ -78,7 +81,10 @@ class _SlotExecutor(Executor):
         while job is not _STOP:
             outcome = run(job, slot)
             if outcome is not None:
-                done(outcome)
+                if waiting():
+                    done(outcome)
+                else:
+                    self._on_last(outcome)
             if turns[slot] != turn:
                 return True
             if waiting() <= self._low_water:
@@ -154,6 +160,8 @@ class CallingThreadExecutor(_SlotExecutor):
 
 class InlineExecutor(Executor):
     """One slot that runs a job inside ``submit``, in the caller's thread: ``solo``. Nothing else happens there meanwhile."""
+
+    takes_from_threads = False
 
     def __init__(self, run: Run, on_outcome: OnOutcome, on_slot: OnSlot) -> None:
         self.slots = 1

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import hiredis
 
-from jumpstarter._redis import RESULTS_LUA, Argument, Link, LinkDown, Links, Script, on_fork, pack, parse_address
+from jumpstarter._redis import RESULTS_LUA, Argument, Command, Link, LinkDown, Links, Script, on_fork, pack, parse_address
 from jumpstarter.abc.results import Fence, Results
 from jumpstarter.errors import ConfigurationError, ResultsError, ResultsUnavailable
 from jumpstarter.jobs import Document, Part
@@ -27,6 +27,8 @@ Write = tuple[bytes, str, bytes, Argument, str]
 
 #: Seconds between looks at the keys themselves: an announcement may be lost with its connection, a document is not.
 LOOK_EVERY: Final = 1.0
+#: Channels that a connection may go on listening to although nobody waits.
+FEW: Final = 16
 #: Keys per MGET, documents or bytes per call of the script.
 MANY: Final = 1000
 BYTES_AT_ONCE: Final = 4 << 20
@@ -215,8 +217,7 @@ class RedisResults(Results):
     def _wait_once(self, channels: Mapping[bytes, str], end: float | None) -> dict[str, bytes]:
         """Subscribe, look, then listen: nothing that is written falls between."""
         listener = self._listener()
-        listener.listen_to(channels)
-        found = self._present(channels)
+        found = self._present(channels, listener)
         while not found:
             now = time.monotonic()
             if end is not None and now >= end:
@@ -225,13 +226,15 @@ class RedisResults(Results):
             heard = listener.hear(look_again if end is None else min(end, look_again))
             found = {channels[name]: body for name, body in heard if name in channels}
             if not found and time.monotonic() >= look_again:
-                found = self._present(channels)
+                found = self._present(channels, listener)
         listener.forget([name for name, key in channels.items() if key in found] if found else channels)
         return found
 
-    def _present(self, channels: Mapping[bytes, str]) -> dict[str, bytes]:
-        keys = list(channels.values())
-        return {key: body for key, body in zip(keys, self.get(keys), strict=True) if body is not None}
+    def _present(self, channels: Mapping[bytes, str], listener: _Listener) -> dict[str, bytes]:
+        names = list(channels)
+        answers = listener.ask(channels, [["MGET", *some] for some in _by(MANY, names)])
+        documents = [document for answer in answers for document in answer]
+        return {channels[name]: body for name, body in zip(names, documents, strict=True) if body is not None}
 
     def _listener(self) -> _Listener:
         listener: _Listener | None = getattr(self._listeners, "one", None)
@@ -270,48 +273,65 @@ class RedisResults(Results):
 
 
 class _Listener:
-    """The pub/sub connection of one thread. What it was told to forget may still be heard once; callers ask for what they know."""
+    """The pub/sub connection of one thread. What it was told to forget may still be heard; callers ask for what they know."""
 
     def __init__(self, links: Links) -> None:
         self._links = links
         self._link: Link = links.open()
         self._channels: set[bytes] = set()
+        self._heard: list[tuple[bytes, bytes]] = []
+        # With RESP3 a connection that listens may ask as well. Some proxies before Redis know RESP2 only.
+        (answer,) = self._link.exchange([["HELLO", 3]], time.monotonic() + links.timeout)
+        self._may_ask = not isinstance(answer, hiredis.ReplyError)
 
     def usable(self) -> bool:
         return not self._link.closed
 
-    def listen_to(self, channels: Iterable[bytes]) -> None:
-        """Return when the server has confirmed all of them, so that a later write is heard."""
-        wanted = set(channels)
-        self.forget(self._channels - wanted)
-        missing = wanted - self._channels
-        if not missing:
-            return
+    def ask(self, channels: Collection[bytes], commands: Sequence[Command]) -> list[Any]:
+        """Listen to these channels and no others, then carry out the commands: what is announced after their answers is heard. One
+        round trip where the server can do that."""
         deadline = time.monotonic() + self._links.timeout
-        self._link.send(pack([["SUBSCRIBE", *missing]]), deadline)
-        while missing:
-            reply = self._receive(deadline)
-            if reply[0] == b"subscribe":
-                missing.discard(reply[1])
-        self._channels = wanted
+        gone, missing = self._channels.difference(channels), set(channels).difference(self._channels)
+        changes: list[Command] = [[word, *names] for word, names in (("UNSUBSCRIBE", gone), ("SUBSCRIBE", missing)) if names]
+        if self._may_ask:
+            self._link.send(pack([*changes, *commands]), deadline)
+            answers = [self._answer(deadline) for _ in commands]
+        else:
+            if changes:
+                self._link.send(pack(changes), deadline)
+            while missing:
+                word, name, *_ = self._receive(deadline)
+                if word == b"subscribe":
+                    missing.discard(name)
+            answers = [self._links.check(answer) for answer in self._links.run(commands)]
+        self._channels = set(channels)
+        return answers
 
     def hear(self, end: float) -> list[tuple[bytes, bytes]]:
         """What is announced until ``end``: at least one message, and all that came with it; or nothing."""
-        heard: list[tuple[bytes, bytes]] = []
-        while True:
-            # Nothing more is waited for once something was heard.
-            if not self._link.ready(0.0 if heard else end - time.monotonic()):
-                return heard
-            reply = self._receive(time.monotonic() + self._links.timeout)
-            if reply[0] == b"message":
-                heard.append((reply[1], reply[2]))
+        # Nothing more is waited for once something was heard.
+        while self._link.ready(0.0 if self._heard else end - time.monotonic()):
+            self._note(self._receive(time.monotonic() + self._links.timeout))
+        heard, self._heard = self._heard, []
+        return heard
 
-    def forget(self, channels: Iterable[bytes]) -> None:
-        gone = self._channels & set(channels)
-        if gone:
+    def forget(self, channels: Collection[bytes]) -> None:
+        """Nobody wants to know of these any more. A few are forgotten together with the next question: that costs nothing."""
+        gone = self._channels.intersection(channels)
+        if len(self._channels) > FEW and gone:
             self._channels -= gone
             # The confirmations are read by whoever listens next.
             self._link.send(pack([["UNSUBSCRIBE", *gone]]), time.monotonic() + self._links.timeout)
+
+    def _answer(self, deadline: float) -> Any:
+        """The next reply that is no announcement."""
+        while isinstance(reply := self._receive(deadline), hiredis.PushNotification):
+            self._note(reply)
+        return reply
+
+    def _note(self, reply: Sequence[Any]) -> None:
+        if reply[0] == b"message":
+            self._heard.append((reply[1], reply[2]))
 
     def close(self) -> None:
         self._link.close()

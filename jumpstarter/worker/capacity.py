@@ -24,6 +24,7 @@ from jumpstarter.worker.settle import Settler
 
 _UNSETTLED: Final = 1024
 _MEMORY: Final = 0.8  # how much of what a queue brought before counts beside the newest batch
+_LONG: Final = 0.25  # seconds; with longer jobs even many slots may all be busy for so long, and what waits for them is hoarded
 _RARE: Final = 0.02  # a kind with a smaller share of a queue's jobs does not limit its claims
 
 
@@ -122,9 +123,9 @@ class Capacity:
         average = self._runner.averages.get(place)
         if average is None or self._stalled_at.get(place) == self._runner.ended[place]:
             return 0
-        seconds = self._options.look_ahead_seconds
-        if average > seconds:
+        if average > _LONG:
             return 0
+        seconds = self._options.look_ahead_seconds
         return min(self._options.look_ahead, int(seconds * self._executors[place].slots / max(average, 1e-6)))
 
     def sort(self, jobs: Sequence[Job]) -> Mapping[Place, Sequence[Job]]:

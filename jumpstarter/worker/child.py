@@ -25,7 +25,7 @@ import anyio
 from jumpstarter.errors import ActorCrashed
 from jumpstarter.worker.beside import once_started, reasons, run_beside
 from jumpstarter.worker.execute import INTERRUPT
-from jumpstarter.worker.link import CANCEL, READY, RETIRE, STOP, Link
+from jumpstarter.worker.link import ASK, CANCEL, NOTE, READY, RETIRE, STOP, Link
 from jumpstarter.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,10 @@ async def _obey(worker: Worker, link: Link) -> None:
                 worker.retire()
             case [word, job_id, *attempt] if word == CANCEL:
                 worker.cancel(job_id, int(attempt[0]) if attempt else None)
+            case [word, text] if word == NOTE:
+                worker.note(text)
+            case [word, number, question] if word == ASK:
+                await link.answer(number, worker.answer(question))
     worker.post("stop")
 
 

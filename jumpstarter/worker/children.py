@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import socket
@@ -22,7 +23,7 @@ from jumpstarter.abc.processes import Exited, Processes, Spawned
 from jumpstarter.errors import ChildStartFailed, WorkerError
 from jumpstarter.jobs import Job, Outcome
 from jumpstarter.worker.bury import Condemn
-from jumpstarter.worker.link import CANCEL, PARKED, READY, RETIRE, RETIRING, STOP, Link
+from jumpstarter.worker.link import ANSWER, ANSWERED, ASK, CANCEL, NOTE, PARKED, READY, RETIRE, RETIRING, STOP, Link
 from jumpstarter.worker.marks import Marks, Started
 from jumpstarter.worker.options import WorkerOptions
 from jumpstarter.worker.watch import GRACE
@@ -34,6 +35,7 @@ SEATS: Final = 3
 _STARTS: Final = 5  # children that may be killed while the node starts
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 10.0  # seconds before a child is replaced that never became ready
 _LATE: Final = 1.0  # seconds after which the node does what a child should have done
+_QUESTIONS: Final = 100  # at most so many questions are under way; answers to older ones find nobody
 _STACK: Final = 0.05  # seconds that a child has to write down where it is
 
 
@@ -99,6 +101,9 @@ class Children:
         self._pause = _FIRST_PAUSE
         self._failed_starts = 0
         self._cancelled: dict[tuple[str, int | None], float] = {}
+        #: Questions under way: by number, who is told of each child's answer.
+        self._questions: dict[str, Callable[[str], None]] = {}
+        self._asked = itertools.count(1)
         self._group: TaskGroup
 
     @property
@@ -188,13 +193,18 @@ class Children:
 
     async def _hear(self, child: Child) -> None:
         try:
-            async for word, *_ in child.link.words():
+            parts: dict[str, list[str]] = {}
+            async for word, *rest in child.link.words():
                 if word == READY:
                     self._ready(child)
                 elif word == PARKED:
                     self._on_parked()
                 elif word == RETIRING:
                     self._retire(child)
+                elif word == ANSWER:
+                    parts.setdefault(rest[0], []).append(rest[1])
+                elif word == ANSWERED:
+                    self._answered(rest[0], "".join(parts.pop(rest[0], ())))
         finally:
             child.link.close()
 
@@ -274,6 +284,27 @@ class Children:
         self._cancelled[(job_id[:60], attempt)] = time.monotonic()
         for child in list(self._living.values()):
             child.link.say(CANCEL, job_id, *([] if attempt is None else [str(attempt)]))
+
+    def note(self, notice: str) -> None:
+        """Pass it on to all children."""
+        for child in list(self._living.values()):
+            child.link.say(NOTE, notice)
+
+    def inquire(self, question: str, on_answer: Callable[[str], None]) -> int:
+        """Ask all children that are ready; how many. ``on_answer`` is called with the answer of each that gives one."""
+        number = str(next(self._asked))
+        asked = [child for child in self._living.values() if child.is_ready]
+        self._questions[number] = on_answer
+        for old in list(self._questions)[:-_QUESTIONS]:
+            del self._questions[old]
+        for child in asked:
+            child.link.say(ASK, number, question)
+        return len(asked)
+
+    def _answered(self, number: str, answer: str) -> None:
+        on_answer = self._questions.get(number)
+        if on_answer is not None:
+            on_answer(answer)
 
     async def _listen(self) -> None:
         """Hear from the template who was born and who died."""

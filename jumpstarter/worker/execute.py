@@ -96,6 +96,7 @@ class Runner:
         """Run a plain function's job in this thread; None when it was abandoned meanwhile."""
         refusal = self._begin(job, slot, self.first_marks[place] + slot)
         if refusal is not None:
+            job.returned = True
             return refusal
         self.running[job] = threading.get_ident()
         try:
@@ -135,6 +136,7 @@ class Runner:
         else:
             refusal = self._begin(job, slot, self.first_marks["loop"] + slot)
         if refusal is not None:
+            job.returned = True
             return refusal
         outcome: Outcome | None = None
         with anyio.CancelScope() as scope:
@@ -165,6 +167,8 @@ class Runner:
         """Mark the start; an outcome when it may not start."""
         if job.expires is not None and job.expires <= self._now():
             return self._application.expire(job)
+        if self._application.bars and (barred := self._application.bar(job)) is not None:
+            return barred
         if job.early_ack and self._ack_now is not None:
             refusal = self._ack_early(job, self._ack_now)
             if refusal is not None:

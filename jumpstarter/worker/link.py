@@ -9,6 +9,9 @@ word                      from    means
 ``retire``                node    do so (it uses too much memory)
 ``stop``                  node    finish what runs, settle, end
 ``cancel id attempt``     node    end this job, if it runs there; without an attempt whichever it is
+``note text``             node    something to bear in mind (see :meth:`jumpstarter.abc.application.Application.note`)
+``ask number question``   node    what the application answers to it
+``answer number part``    child   a part of that; ``answered number`` when it is complete
 (end)                     either  the other side is gone
 ========================  ======  ======================================================================================
 """
@@ -29,6 +32,13 @@ RETIRING: Final = "retiring"
 RETIRE: Final = "retire"
 STOP: Final = "stop"
 CANCEL: Final = "cancel"
+NOTE: Final = "note"
+ASK: Final = "ask"
+ANSWER: Final = "answer"
+ANSWERED: Final = "answered"
+
+#: Characters of a part of an answer. A socket takes a line of this length whole or not at all.
+_PART: Final = 2000
 
 
 class Link:
@@ -43,6 +53,24 @@ class Link:
         # A full buffer holds thousands of unread lines: whoever does not read them does not act on one more either.
         with contextlib.suppress(OSError):
             self._channel.send(" ".join(map(quote, words)).encode() + b"\n")
+
+    async def say_patiently(self, *words: str) -> None:
+        """The same, but wait until the other side has read enough."""
+        line = " ".join(map(quote, words)).encode() + b"\n"
+        with contextlib.suppress(ConnectionError):
+            while True:
+                try:
+                    self._channel.send(line)
+                except BlockingIOError:
+                    await anyio.wait_writable(self._channel)
+                else:
+                    return
+
+    async def answer(self, number: str, text: str) -> None:
+        """Send the answer to the question of that number."""
+        for begin in range(0, len(text), _PART):
+            await self.say_patiently(ANSWER, number, text[begin : begin + _PART])
+        await self.say_patiently(ANSWERED, number)
 
     async def words(self) -> AsyncIterator[list[str]]:
         """What the other side says, each as the word and what belongs to it, until it is gone."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -111,6 +111,15 @@ class Node(Actor):
     def cancel(self, job_id: str, attempt: int | None = None) -> None:
         """End a job, wherever in this node it runs, and nothing else. ``attempt`` None: whichever it is. On the loop's thread."""
         self.children.cancel(job_id, attempt)
+
+    def note(self, notice: str) -> None:
+        """Have all children, and this process, bear something in mind. On the loop's thread."""
+        self.application.note(notice)
+        self.children.note(notice)
+
+    def inquire(self, question: str, on_answer: Callable[[str], None]) -> int:
+        """Ask all children; how many were asked. On the loop's thread, where ``on_answer`` is called for each answer."""
+        return self.children.inquire(question, on_answer)
 
     @property
     def child_states(self) -> Mapping[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from jumpstarter.abc.broker import Broker
+from jumpstarter.errors import BrokerUnavailable
 from jumpstarter.jobs import Delivery
 from jumpstarter.telemetry import tracing
 from jumpstarter.worker.capacity import Claim
@@ -20,6 +22,9 @@ class Receiver:
         self._broker = broker
         self._incarnation = incarnation
         self._options = options
+        #: Messages may be on their way here: call :meth:`rest` when none will be claimed for a while.
+        self.listens = False
+        self._is_drained = False
 
     def receive(self, room: Callable[[], Sequence[Claim]], ended: threading.Event) -> list[Delivery]:
         """Claim as many messages as there is room for; when there are none, wait for some.
@@ -30,11 +35,15 @@ class Receiver:
         :raises BrokerUnavailable: the server does not answer.
         """
         while not ended.is_set() and (claims := room()):
-            for claim in claims:
+            for claim in () if self._is_drained else claims:
                 deliveries = self._claim(claim)
                 if deliveries:
+                    # Then there is nothing more, and the next thing to do is to wait, which ends at once should there be.
+                    self._is_drained = len(deliveries) < claim.limit and len(claims) == 1
                     return deliveries
+            self._is_drained = False
             queues = max((claim.queues for claim in claims), key=len)
+            self.listens = True
             self._broker.wait(queues, self._options.idle, incarnation=self._incarnation)
         return []
 
@@ -44,6 +53,12 @@ class Receiver:
         if deliveries and tracing.enabled:
             self._trace(deliveries, time.monotonic() - started)
         return deliveries
+
+    def rest(self) -> None:
+        """Let others have what arrives now. Blocks, as :meth:`receive`."""
+        self.listens = False
+        with contextlib.suppress(BrokerUnavailable):  # the next claim will say so, too
+            self._broker.rest(incarnation=self._incarnation)
 
     def interrupt(self, ended: threading.Event) -> None:
         """End a :meth:`receive` that may be waiting in another thread. An event per call, so that a call which was given up cannot

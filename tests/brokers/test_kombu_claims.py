@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import kombu
 import pytest
@@ -300,6 +302,28 @@ def test_what_was_acked_before_it_began_is_carried_out_all_the_same(open_on):
     broker.release("a")
     assert broker.settle([settlement(first, ACKED, publish=[envelope(b"1b", "r")])], incarnation="a") == [True]
     assert bodies(claim(broker, queues=["r"])) == [b"1a", b"2a", b"1b"]
+
+
+def test_claims_beside_settlements_that_publish_do_not_disturb_the_server_in_its_commits(open_on):
+    """It takes whatever comes on a channel while it carries out a commit for an error, and closes the connection."""
+    broker = open_on()
+    broker.publish([envelope(b"%d" % number) for number in range(300)])
+    claimed = queue.SimpleQueue()
+
+    def claim_all():
+        for _ in range(300):
+            claimed.put(claim(broker, 1)[0])
+            broker.wait(["idle"], 0.001, incarnation="a")  # starts a consumer, the first time
+
+    with ThreadPoolExecutor(1) as threads:
+        claiming = threads.submit(claim_all)
+        for _ in range(300):
+            one = claimed.get(timeout=60)
+            # Durable, and stored for two queues: the server is busy with it for a while.
+            follow_ups = [envelope(b"x" * 10_000, name) for name in ("r", "s")]
+            assert broker.settle([settlement(one, publish=follow_ups)], incarnation="a") == [True]
+        claiming.result(60)
+    assert [broker.depth(name) for name in ("q", "r", "s")] == [0, 300, 300]
 
 
 def test_acks_are_joined_where_they_can_be(rabbitmq_server, broker):

@@ -15,7 +15,7 @@ from compat_celery.apps.worker import without_effect
 from compat_celery.exceptions import Ignore, NotRegistered, Reject
 from compat_celery.worker.application import CeleryApplication
 from jumpstarter.errors import UnknownTask
-from jumpstarter.jobs import ACK, Park, Quarantine
+from jumpstarter.jobs import ACK, Quarantine
 from tests.compat.inline_worker import InlineWorker, make_app
 
 
@@ -168,19 +168,48 @@ def test_reject_with_requeue_puts_the_message_behind_the_others(app: Celery) -> 
 
     @app.task(name="reluctant", bind=True)
     def reluctant(self: Any) -> None:
-        order.append("reluctant")
-        if order.count("reluctant") == 1:
+        is_redelivered = self.request.delivery_info["redelivered"]
+        order.append("reluctant redelivered" if is_redelivered else "reluctant")
+        if not is_redelivered:
             raise Reject("not yet", requeue=True)
 
     other = app.task(name="other")(lambda: order.append("other"))
     reluctant.apply_async()
     other.apply_async()
     worker = InlineWorker(app)
-    worker.run(limit=1)
-    assert isinstance(worker.outcomes[0].action, Park)
-    broker_for(app).reap()
     worker.run()
-    assert order == ["reluctant", "other", "reluctant"]
+    assert order == ["reluctant", "other", "reluctant redelivered"]
+
+
+def test_reject_without_requeue_is_a_failure(app: Celery) -> None:
+    failed: list[BaseException] = []
+    signals.task_failure.connect(lambda exception, **_: failed.append(exception), weak=False)
+
+    @app.task
+    def rejected() -> None:
+        raise Reject("never", requeue=False)
+
+    result, worker = run(app, rejected)
+    assert result.state == "FAILURE"
+    assert isinstance(result.result, Reject)
+    assert worker.outcomes[0].action == ACK
+    assert [str(error) for error in failed] == [str(result.result)]
+
+
+def test_an_errback_that_is_called_here_finds_the_failure_stored(app: Celery) -> None:
+    seen: list[str] = []
+
+    @app.task
+    def errback(request: Any, error: Any, traceback: Any) -> None:
+        seen.append(app.AsyncResult(request.id).state)
+
+    @app.task
+    def fail() -> None:
+        raise ValueError("no")
+
+    fail.apply_async(link_error=errback.s())
+    InlineWorker(app).run()
+    assert seen == ["FAILURE"]
 
 
 def test_a_failure_that_is_not_to_be_acked_is_kept(app: Celery) -> None:

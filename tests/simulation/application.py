@@ -122,6 +122,20 @@ class Story:
     def cancel(self, job: Job, reason: str) -> Outcome:
         raise AssertionError("no job of a story is cancelled")
 
+    bars = False
+
+    def bar(self, job: Job) -> Outcome | None:
+        return None
+
+    def note(self, notice: str) -> None:
+        pass
+
+    def answer(self, question: str, running: Sequence[Job], waiting: Sequence[Job]) -> str:
+        return f"{question}: {len(running)} running, {len(waiting)} waiting"
+
+    def settled(self, outcomes: Sequence[Outcome]) -> None:
+        pass
+
     def child_started(self) -> None:
         pass
 

@@ -179,6 +179,7 @@ class Flaky:
         self.is_away = False
         #: By name of the method: set once it was called in vain.
         self.refused: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+        self.woken = threading.Event()
         self.url = broker.url
         self.server = broker.server
 
@@ -195,6 +196,7 @@ class Flaky:
 
     def wake(self) -> None:
         self._broker.wake()
+        self.woken.set()
 
 
 def test_without_its_broker_a_worker_is_degraded_and_finishes_what_it_holds(
@@ -237,8 +239,10 @@ def test_a_failing_health_check_stops_the_polling_until_it_passes(
     watch: Watch, start_node: StartNode, broker: Broker, results: Results
 ) -> None:
     Particular.feels_well = False
-    start_node(ToyApplication(add=lambda x, y: x + y), broker, results, worker_class=Particular)
+    flaky = Flaky(broker)
+    start_node(ToyApplication(add=lambda x, y: x + y), flaky, results, worker_class=Particular)  # type: ignore[arg-type]
     watch.wait("started.health.degraded", "started.work.suspended")
+    assert flaky.woken.wait(10)  # from here on it claims nothing
     broker.publish([envelope("add", 1, 2, id="sum")])
     assert results.wait(["result-sum"], 0.3) == {}
     Particular.feels_well = True
@@ -322,8 +326,10 @@ class Congested(Flaky):
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
         self.gate = threading.Event()
+        self.is_asked = threading.Event()
 
     def settle(self, *args: Any, **kwargs: Any) -> Any:
+        self.is_asked.set()
         self.gate.wait(30)
         return self._broker.settle(*args, **kwargs)
 
@@ -331,8 +337,11 @@ class Congested(Flaky):
 def test_a_worker_that_cannot_settle_does_not_go_on_claiming(start_node: StartNode, broker: Broker, results: Results) -> None:
     count = 6_000
     congested = Congested(broker)
-    broker.publish([envelope("add", 1, number, id=str(number)) for number in range(count)])
+    # The settling thread is the one that is held up: a slot with nothing else to do would settle its own.
+    broker.publish([envelope("nobody knows this", id="first")])
     node = start_node(ToyApplication(add=lambda x, y: x + y), congested, results)  # type: ignore[arg-type]
+    assert congested.is_asked.wait(20)
+    broker.publish([envelope("add", 1, number, id=str(number)) for number in range(count)])
     assert isinstance(node.actor, Worker)
     worker = node.actor
     eventually(

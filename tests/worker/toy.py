@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -103,6 +103,20 @@ class ToyApplication:
 
     def cancel(self, job: Job, reason: str) -> Outcome:
         return Outcome(job.delivery, job, "CANCELLED", documents=[_document(job, "CANCELLED", reason)])
+
+    bars = False
+
+    def bar(self, job: Job) -> Outcome | None:
+        return None
+
+    def note(self, notice: str) -> None:
+        pass
+
+    def answer(self, question: str, running: Sequence[Job], waiting: Sequence[Job]) -> str:
+        return f"{question}: {len(running)} running, {len(waiting)} waiting"
+
+    def settled(self, outcomes: Sequence[Outcome]) -> None:
+        pass
 
     def child_started(self) -> None:
         pass

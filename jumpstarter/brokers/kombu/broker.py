@@ -24,7 +24,7 @@ from jumpstarter.brokers.kombu.link import DECLARATIONS, NOT_FOUND, Address, Dec
 from jumpstarter.brokers.kombu.publisher import Parcel, Publisher
 from jumpstarter.brokers.kombu.session import Session
 from jumpstarter.brokers.kombu.topology import LONGEST_DELAY, Topology
-from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError, PublishTimeout
+from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from jumpstarter.jobs import Acked, Completed, Delivery, Envelope, Quarantined, Settlement
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Seconds between two looks while the server may push messages, and while it may not.
-BUSY, QUIET = 0.1, 5.0
+BUSY, QUIET = 0.1, 1.0
 #: Connections to keep for the next publish.
 SPARE = 4
+#: Seconds after which a kept connection has to prove itself before it is used again, and that it is given for that.
+STALE, PROOF = 1.0, 1.0
 
 
 class AmqpBroker(Broker):
@@ -124,31 +126,53 @@ class AmqpBroker(Broker):
     # Connections for everything but claims
 
     @contextlib.contextmanager
-    def _publisher(self) -> Iterator[Publisher]:
-        """A connection that nobody else uses meanwhile."""
-        publisher = self._take_spare() or Publisher(self.address, timeout=self.timeout)
+    def _publisher(self, deadline: float | None = None) -> Iterator[Publisher]:
+        """A connection that nobody else uses meanwhile.
+
+        :param deadline: monotonic seconds; None: the broker's own time from now.
+        """
+        deadline = time.monotonic() + self.timeout if deadline is None else deadline
+        publisher = self._take_spare(deadline) or self._connect(deadline - time.monotonic())
         try:
             yield publisher
-        except BrokerUnavailable as error:
-            if not isinstance(error, PublishTimeout):
-                publisher.link.fail(error)
-            raise
         finally:
             if publisher.link.failure is None and len(self._spare) < SPARE:
                 self._spare.append(publisher)
             else:
                 publisher.link.close()
 
-    def _take_spare(self) -> Publisher | None:
+    def _connect(self, within: float) -> Publisher:
+        if within <= 0:
+            raise BrokerUnavailable(self.url, "no time was left to connect")
+        return Publisher(self.address, timeout=self.timeout, within=min(within, self.timeout))
+
+    def _take_spare(self, deadline: float) -> Publisher | None:
         while self._spare:
             try:
                 publisher = self._spare.pop()
             except IndexError:  # another thread was faster
                 return None
-            if publisher.is_usable:
+            if publisher.is_usable(stale=STALE, within=min(PROOF, (deadline - time.monotonic()) / 2)):
                 return publisher
-            publisher.link.close()
+            publisher.link.hang_up()
+            # The others that lay idle had no better fate; each would cost as much time to find out.
+            for other in [other for other in self._spare if other.link.heard < time.monotonic() - STALE]:
+                with contextlib.suppress(ValueError):  # another thread was faster
+                    self._spare.remove(other)
+                    other.link.hang_up()
         return None
+
+    def answers(self, within: float) -> bool:
+        """Whether the server greets somebody new, within so many seconds."""
+        try:
+            publisher = self._connect(within)
+        except BrokerError:
+            return False
+        if len(self._spare) < SPARE:
+            self._spare.append(publisher)
+        else:
+            publisher.link.close()
+        return True
 
     # Publishing
 
@@ -158,19 +182,12 @@ class AmqpBroker(Broker):
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         # Before anything is sent: what cannot be encoded fails here.
         encoded = [(envelope, self._properties(envelope)) for envelope in envelopes]
-        try:
-            with self._publisher() as publisher, publisher.link.until(deadline):
-                parcels = [
-                    Parcel(envelope.queue, *self._route(publisher.link, envelope), properties, envelope.body)
-                    for envelope, properties in encoded
-                ]
-                publisher.publish(parcels, deadline)
-        except PublishTimeout:
-            raise
-        except BrokerUnavailable as error:
-            if time.monotonic() < deadline:
-                raise
-            raise PublishTimeout(self.url, str(error)) from error
+        with self._publisher(deadline) as publisher, publisher.link.until(deadline):
+            parcels = [
+                Parcel(envelope.queue, *self._route(publisher.link, envelope), properties, envelope.body)
+                for envelope, properties in encoded
+            ]
+            publisher.publish(parcels, deadline)
 
     def _properties(self, envelope: Envelope) -> bytes:
         headers: Mapping[str, Any] | None = None
@@ -250,6 +267,11 @@ class AmqpBroker(Broker):
             with self._waking:
                 del self._waiting[me]
                 self._woken.discard(me)
+
+    def rest(self, *, incarnation: str) -> None:
+        session = self._session(incarnation)
+        if session is not None:
+            session.rest()
 
     def wake(self) -> None:
         with self._waking:

@@ -39,6 +39,8 @@ DECLARATIONS: Final = 2
 CHUNK: Final = 1 << 18
 #: Seconds for the server to hang up first when a connection is closed.
 FAREWELL: Final = 1.0
+#: Seconds without a word from the server after which it is asked for one.
+QUESTION: Final = 2.0
 
 PRECONDITION_FAILED: Final = 406
 ACCESS_REFUSED: Final = 403
@@ -119,6 +121,7 @@ def _why(error: Exception | None) -> str:
 class Link:
     """An open connection. Thread-safe; useless after a fork (see :meth:`abandon`).
 
+    :param timeout: seconds for each answer. :param within: seconds for the connection, the same when None.
     :param heartbeat: seconds between signs of life that both sides ask for; 0: none. Somebody has to call :meth:`beat` in time.
     :param on_message: gets every message that arrives on channel 1, in the reader's thread, under ``cond``.
     :param on_method: gets the methods on channel 1 that nobody called for, likewise.
@@ -127,6 +130,7 @@ class Link:
     :ivar blocked: why the server takes nothing from publishers at present (its words), or empty.
     :ivar declared: what was declared through it; the owner's notes.
     :ivar heard: monotonic seconds at which something came from the server last.
+    :ivar refusal: AMQP's reply code, where the server closed channel 1 for what it was sent last; else 0.
     :raises BrokerUnavailable: the server cannot be reached.
     """
 
@@ -139,6 +143,7 @@ class Link:
         on_message: OnMessage,
         on_method: OnMethod,
         on_failure: Callable[[], None] | None = None,
+        within: float | None = None,
     ) -> None:
         self._address = address
         self._timeout = timeout
@@ -159,9 +164,10 @@ class Link:
         self._open_channels: set[int] = set()
         self._deadline = math.inf
         self._out: deque[bytes] = deque()
-        self._take_over(address.dial(timeout, heartbeat))
+        self._take_over(address.dial(timeout if within is None else within, heartbeat))
         self._poke = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.heard = self._spoke = time.monotonic()
+        self.heard = self._spoke = self._asked = time.monotonic()
+        self.refusal = 0
 
     def _take_over(self, connection: Any) -> None:
         """From here on the socket is ours, and py-amqp's objects are let go without a word to the server."""
@@ -181,9 +187,10 @@ class Link:
 
     # Out
 
-    def send(self, *parts: bytes) -> None:
+    def send(self, *parts: bytes, is_question: bool = True) -> None:
         """Have these bytes sent, without another thread's in between. Never blocks.
 
+        :param is_question: the server has to say something then.
         :raises BrokerUnavailable: the connection is gone.
         """
         if self.failure is not None:
@@ -192,6 +199,8 @@ class Link:
             self._out.append(parts[0] if len(parts) == 1 else b"".join(parts))
             self._flush()
         self._spoke = time.monotonic()
+        if is_question and self._asked <= self.heard:
+            self._asked = self._spoke
 
     def _flush(self) -> None:
         """Send what the socket takes now. Called while sending is locked."""
@@ -332,6 +341,7 @@ class Link:
         code, text = wire.read_close(arguments)
         self._open_channels.discard(channel)
         if channel == WORK:
+            self.refusal = code
             self.fail(BrokerUnavailable(self._address.url, f"the server has closed the channel: {code} {text}"))
             return
         with contextlib.suppress(BrokerError):
@@ -340,9 +350,10 @@ class Link:
 
     # Questions and answers
 
-    def call(self, channel: int, frames: Sequence[bytes], answer: int) -> list[bytes]:
+    def call(self, channel: int, frames: Sequence[bytes], answer: int, *, or_blocked: bool = False) -> list[bytes]:
         """Send methods and return the arguments of their answers.
 
+        :param or_blocked: be content with less of them when the server turns out to block publishers.
         :raises Refused: the server closes the channel instead (it is opened again for the next call).
         :raises BrokerUnavailable: no answer in time: the link is of no use any more.
         """
@@ -357,7 +368,11 @@ class Link:
                 self._refusals.pop(channel, None)
             self.send(*frames)
             deadline = min(time.monotonic() + self._timeout, self._deadline)
-            if not self.pump(lambda: len(answers) == len(frames) or channel in self._refusals, deadline):
+
+            def is_over() -> bool:
+                return len(answers) == len(frames) or channel in self._refusals or (or_blocked and bool(self.blocked))
+
+            if not self.pump(is_over, deadline):
                 # Its answer, come later, would be taken for the next one's.
                 raise self.fail(BrokerUnavailable(self._address.url, self.why_late()))
             del self._awaited[channel]
@@ -391,11 +406,25 @@ class Link:
         """
         now = time.monotonic()
         if self.heartbeat and now - self._spoke > self.heartbeat / 3:
-            self.send(wire.HEARTBEAT_FRAME)
+            self.send(wire.HEARTBEAT_FRAME, is_question=False)
         if self.heartbeat and now - self.heard > self.heartbeat * 3:
             self.look()
             if time.monotonic() - self.heard > self.heartbeat * 3:
                 raise self.fail(BrokerUnavailable(self._address.url, f"not a sign of life for {self.heartbeat * 3:g} s"))
+
+    def silence(self) -> float:
+        """Seconds for which the server has owed a word, and has not said a single one. When it has been quiet for a while without
+        owing any, it is asked for one."""
+        if self.blocked or self._asked > self.heard:
+            return 0.0 if self.blocked else time.monotonic() - self._asked
+        if time.monotonic() - self.heard > QUESTION and self._calling.acquire(blocking=False):
+            # A channel of its own, so that the answer does not wait for a commit; nobody's call changes that channel meanwhile.
+            try:
+                if DECLARATIONS in self._open_channels:
+                    self.send(wire.qos(DECLARATIONS, 0))
+            finally:
+                self._calling.release()
+        return 0.0
 
     def fail(self, error: BrokerError) -> BrokerError:
         """The link is of no use any more. The first reason stays; it is returned."""
@@ -429,6 +458,10 @@ class Link:
             with contextlib.suppress(BrokerError):
                 self.send(wire.method(0, wire.CONNECTION_CLOSE, wire.arguments("BsBB", 200, "", 0, 0)))
                 self.pump(lambda: False, time.monotonic() + FAREWELL)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Without a word: whoever is there would not answer it."""
         self.fail(BrokerUnavailable(self._address.url, "closed"))
 
     def abandon(self) -> None:

@@ -7,6 +7,10 @@ and every tag of it settles to False. The connection is the lease: the server gi
 all when the connection is gone. That is the fence; on an own connection, a worker that wakes up late would publish the next step
 of a chain whose message somebody else has by now.
 
+While the server carries out a commit that publishes (its queues have to store the messages), it takes whatever comes next on the
+channel for an error and closes the connection: 504, "unexpected command while processing 'tx.commit'". So everything that is sent
+waits for its *turn*: until the last commit that published is answered. Commits of nothing but acks are done at once.
+
 **Fetching.** A claim asks for as many messages as it may take (``basic.get``, many in one write), so that nothing is held that
 nobody wants. Idle queues are *watched*: a consumer with a prefetch of 1 brings the first message of each. Where claims of 16 and
 more keep coming back full, the queue is *streamed*: a consumer with a prefetch as large as the claims, which costs the server half
@@ -29,7 +33,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -125,6 +129,8 @@ class Session:
         self._suspect_until = 0.0
         self._turn = 0
         self._commits = self._committed = 0
+        # The last commit that published.
+        self._gate = 0
         self._sent: dict[int, Sequence[_Publish]] = {}
         self._returned: list[tuple[int, wire.Message]] = []
         self._doubtful: dict[str, int] = {}
@@ -229,7 +235,7 @@ class Session:
                 self._arrived.extendleft(claim for claim in reversed(taken) if claim.number in self._unacked)
             raise
         if len(deliveries) == limit >= STREAM_FROM:
-            self._consider_streams(queues, limit)
+            self._consider_streams(queues, limit, deadline)
         return deliveries
 
     def _collect(self, queues: Sequence[str], limit: int, taken: list[Claim], deadline: float) -> None:
@@ -275,7 +281,7 @@ class Session:
 
     def _ask(self, shares: Iterable[tuple[str, int]], deadline: float) -> None:
         frames = []
-        with self.link.cond:
+        with self._turn_to_send(deadline):
             for queue, number in shares:
                 frames.append(wire.get(WORK, queue) * number)
                 self._asked.extend([queue] * number)
@@ -382,7 +388,7 @@ class Session:
 
     def _transact(self, publishes: Sequence[_Publish], acked: Sequence[int], deadline: float) -> None:
         """Publish and ack, both or neither, and wait until it is done."""
-        with self.link.cond:
+        with self._turn_to_send(deadline):
             ticket = self._commit(publishes, [self._forget(number) for number in acked])
         self._await(lambda: self._committed >= ticket, deadline)
         self._after_commit(ticket)
@@ -392,8 +398,7 @@ class Session:
         return wire.ack(WORK, number)
 
     def _commit(self, publishes: Sequence[_Publish], acks: Sequence[bytes]) -> int:
-        """Send the publishes, the acks and a commit; its number. Under the link's lock, so that numbers are in the order of
-        sending."""
+        """Send the publishes, the acks and a commit; its number. In one's turn, so that numbers are in the order of sending."""
         frame_max = self.link.frame_max
         frames = []
         for one in publishes:
@@ -403,7 +408,18 @@ class Session:
         self._commits += 1
         if publishes:
             self._sent[self._commits] = publishes
+            self._gate = self._commits
         return self._commits
+
+    @contextlib.contextmanager
+    def _turn_to_send(self, deadline: float) -> Iterator[None]:
+        """The link's lock, at a moment at which the server takes something on the channel."""
+        while True:
+            self._await(lambda: self._committed >= self._gate, deadline)
+            with self.link.cond:
+                if self._committed >= self._gate:
+                    yield
+                    return
 
     def _await(self, done: Callable[[], bool], deadline: float) -> None:
         if not self.link.pump(done, deadline):
@@ -433,24 +449,30 @@ class Session:
                     until = min(deadline, self._suspect_until)
                     self.link.pump(lambda: is_woken() or not self._is_suspect_young(), until)
                     return not is_woken()
-                self._watch([queue for queue in queues if queue not in self._watched])
+                self._watch([queue for queue in queues if queue not in self._watched], time.monotonic() + self._broker.timeout)
                 self.link.pump(lambda: is_woken() or self.has_arrived(queues), deadline)
                 return self.has_arrived(queues) and not is_woken()
             finally:
                 self._called = time.monotonic()
 
+    def rest(self) -> None:
+        """Nobody will claim for a while: let the server push to others, and give back what it has pushed here."""
+        with self._claiming:
+            if self._watched or self._arrived:
+                self._quieten(time.monotonic() + self._broker.timeout)
+
     def has_arrived(self, queues: Sequence[str]) -> bool:
         """Whether a claim from these queues would find something."""
         return bool(self._redelivered) or any(claim.queue in queues for claim in self._arrived)
 
-    def _watch(self, queues: Sequence[str], prefetch: int = 1) -> None:
+    def _watch(self, queues: Sequence[str], deadline: float, prefetch: int = 1) -> None:
         """Start consumers."""
         if not queues:
             return
         frames = [wire.qos(WORK, prefetch)]
         for queue in queues:
             self._topology.ensure_consumed(self.link, queue)
-        with self.link.cond:
+        with self._turn_to_send(deadline):
             for queue in queues:
                 consumer = f"{self._name}.{next(self._serial)}"
                 self._consumers[consumer] = queue
@@ -459,7 +481,7 @@ class Session:
             self.link.send(*frames)
         self._broker.stir()
 
-    def _consider_streams(self, queues: Sequence[str], limit: int) -> None:
+    def _consider_streams(self, queues: Sequence[str], limit: int, deadline: float) -> None:
         """Where claims keep coming back full, let the server push."""
         now = time.monotonic()
         self._full = [*(at for at in self._full if now - at < 1.0), now]
@@ -467,13 +489,13 @@ class Session:
             return
         hot = [queue for queue in queues if queue not in self._streamed and self._left.get(queue, 0) > limit]
         if hot:
-            self._cancel([queue for queue in hot if queue in self._watched])
-            self._watch(hot, prefetch=min(WIDEST, -(-limit // len(hot))))
+            self._cancel([queue for queue in hot if queue in self._watched], deadline)
+            self._watch(hot, deadline, prefetch=min(WIDEST, -(-limit // len(hot))))
             self._streamed.update(hot)
 
-    def _cancel(self, queues: Sequence[str]) -> None:
+    def _cancel(self, queues: Sequence[str], deadline: float) -> None:
         """End consumers. What they brought until then counts as arrived."""
-        with self.link.cond:
+        with self._turn_to_send(deadline):
             consumers = [self._watched.pop(queue) for queue in queues]
             self._cancelling.update(consumers)
             self._streamed.difference_update(queues)
@@ -483,7 +505,7 @@ class Session:
 
     def _quieten(self, deadline: float) -> None:
         """End all consumers, and give back what nobody claimed."""
-        self._cancel(list(self._watched))
+        self._cancel(list(self._watched), deadline)
         self._full.clear()
         self._await(lambda: not self._cancelling, deadline)
         self._recount(deadline)
@@ -507,8 +529,8 @@ class Session:
         if any(not claim.number for claim, _ in todo.values()):
             self._await(lambda: all(claim.number or claim.tag not in self.held for claim, _ in todo.values()), deadline)
             return self.settle(settlements)
-        if todo:
-            self._settle(todo, deadline)
+        if todo and not self._settle(todo, deadline):
+            return self.settle(settlements)
         return verdicts
 
     def _recall(self, settlements: Sequence[Settlement], deadline: float) -> set[str]:
@@ -522,28 +544,31 @@ class Session:
                 self._after_commit(ticket)
         return set(doubtful)
 
-    def _settle(self, todo: Mapping[str, tuple[Claim, Settlement]], deadline: float) -> None:
+    def _settle(self, todo: Mapping[str, tuple[Claim, Settlement]], deadline: float) -> bool:
+        """False when one of these claims changed meanwhile, and nothing was done."""
         # All is encoded before anything is sent: what cannot be encoded fails here, and nothing is done.
         publishes: list[_Publish] = []
-        rejected: list[int] = []
-        acked: list[int] = []
+        rejected: list[Claim] = []
+        acked: list[Claim] = []
         for claim, settlement in todo.values():
             publishes += [self._publish(envelope) for envelope in settlement.publish]
             copies = self._act(settlement.action, claim)
             if copies is None:
-                rejected.append(claim.number)
+                rejected.append(claim)
             else:
                 publishes += copies
-                acked.append(claim.number)
+                acked.append(claim)
         if publishes and self.link.blocked:
             self._await(lambda: not self.link.blocked, deadline)
-        with self.link.cond:
+        with self._turn_to_send(deadline):
             if self.link.failure is not None:
                 raise self.link.failure
-            acks = self._acks(acked)
-            for number in rejected:
-                self._unacked.pop(number, None)
-                acks.append(wire.reject(WORK, number))
+            if not all(claim.number and tag in self.held for tag, (claim, _) in todo.items()):
+                return False  # it is being refreshed
+            acks = self._acks([claim.number for claim in acked])
+            for claim in rejected:
+                self._unacked.pop(claim.number, None)
+                acks.append(wire.reject(WORK, claim.number))
             ticket = self._commit(publishes, acks)
             if self.link.failure is not None:
                 raise self.link.failure
@@ -553,6 +578,7 @@ class Session:
         # and the message comes again.
         if publishes or rejected or time.monotonic() - self.link.heard > FRESH:
             self._await_settled(ticket, todo, deadline)
+        return True
 
     def _await_settled(self, ticket: int, tags: Iterable[str], deadline: float) -> None:
         try:
@@ -605,7 +631,7 @@ class Session:
         """Return what is held, but for the tags to keep; how many."""
         kept = set(keep)
         deadline = time.monotonic() + self._broker.timeout
-        with self._claiming:
+        with self._claiming, self._refreshing:
             self._quieten(deadline)
             with self.link.cond:
                 gone = [claim for tag, claim in self.held.items() if tag not in kept]
@@ -642,12 +668,25 @@ class Session:
         """
         self.link.look()
         self.link.beat()
+        self._mind_silence()
         self._refresh()
         if self.is_watching and time.monotonic() - self._called > PATIENCE and self._claiming.acquire(blocking=False):
             try:
                 self._quieten(time.monotonic() + self._broker.timeout)
             finally:
                 self._claiming.release()
+
+    def _mind_silence(self) -> None:
+        """A connection may be dead and nobody tells: a firewall has forgotten it, or its server's machine is gone. Where the server
+        answers others, what it owes us will never come. A server that answers nobody (it is stopped, or the network is) may go on
+        where it was, and our claims with it."""
+        patience = self._broker.timeout
+        if self.link.silence() < patience or not self._broker.answers(min(patience, self.link.heartbeat / 3 or patience)):
+            return
+        self.link.look()
+        if (silence := self.link.silence()) >= patience:
+            why = f"not a word for {silence:.1f} s on this connection, while it answers on others"
+            self.link.fail(BrokerUnavailable(self._broker.url, why))
 
     # Claims that would become too old for the server
 
@@ -666,13 +705,13 @@ class Session:
                 return
         with self._refreshing:
             self._declare_lease_queue()
-            with self.link.cond:
+            deadline = time.monotonic() + self._broker.timeout
+            with self._turn_to_send(deadline):
                 old = [claim for claim in self.held.values() if claim.number and now - claim.since >= every]
                 acks = [self._forget(claim.number) for claim in old]
                 ticket = self._commit([self._leased(claim) for claim in old], acks)
                 for claim in old:
                     claim.number = 0
-            deadline = time.monotonic() + self._broker.timeout
             self._await(lambda: self._committed >= ticket, deadline)
             self._after_commit(ticket)
             self._ask([(self._lease_queue, len(old))], deadline)

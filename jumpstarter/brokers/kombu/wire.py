@@ -421,6 +421,12 @@ def content(channel: int, properties: bytes, body: bytes, frame_max: int) -> byt
     return b"".join(parts)
 
 
+def split_header(frames: bytes) -> tuple[bytes, bytes]:
+    """The first frame of a :func:`content`, and the others."""
+    end = 8 + _U32.unpack_from(frames, 3)[0]
+    return frames[:end], frames[end:]
+
+
 def publish(channel: int, exchange: str, routing_key: str, *, mandatory: bool = True) -> bytes:
     """The method frame of a publish; :func:`content` has to follow."""
     return method(channel, BASIC_PUBLISH, b"\0\0" + _short(exchange) + _short(routing_key) + bytes((mandatory,)))

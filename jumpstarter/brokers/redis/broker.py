@@ -211,7 +211,7 @@ class RedisBroker(Broker):
         aside = _among(place, waiter.suspects()) if waiter else []
         # Until the answer is understood: a lost connection may end this call, or an exception that a signal raises in this thread.
         known, claimant.doubtful = claimant.epoch if claimant.doubtful else "", True
-        *ended, reply = self._links.run_script(
+        *_, reply = self._links.run_script(
             CLAIM,
             [
                 *(keys.parked, keys.epoch, keys.leases, keys.claims(incarnation), keys.calls(incarnation)),
@@ -228,7 +228,7 @@ class RedisBroker(Broker):
             before=waiter.commands() if waiter else (),
         )
         if waiter:
-            waiter.collect(ended)
+            waiter.claimed()
         return reply
 
     def _claimant(self, incarnation: str) -> _Claimant:
@@ -263,6 +263,9 @@ class RedisBroker(Broker):
             return self._waiters.wait(incarnation, sources, timeout)
         except LinkDown as error:
             raise self._links.down(error) from error
+
+    def rest(self, *, incarnation: str) -> None:
+        self._waiters.rest(incarnation)
 
     def wake(self) -> None:
         self._waiters.wake()

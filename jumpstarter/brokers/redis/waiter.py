@@ -4,8 +4,9 @@ A plain LPUSH wakes nobody who waits on a script, so an idle process blocks in B
 first message that arrives into a wait list of this incarnation. Exactly one of all waiting processes is woken for a message, and
 the message is never in a socket only: ``claim`` takes it from the wait list, or ``release`` and the reapers give it back.
 
-After one BLMOVE has answered, the others stay blocked until the claim that follows sends CLIENT UNBLOCK for them in its own round
-trip: until then they may put more aside, which the same claim takes or gives back.
+After one BLMOVE has answered, the others stay blocked: whoever claims and soon waits again finds them there, which saves a dozen
+commands and half of the way of a single message. What they put aside is taken or given back by the next claim. Who will not claim
+for a while says so (:meth:`Waiter.rest`): CLIENT UNBLOCK ends them, and what they put aside goes back.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ SWEEP: Final = load("sweep")
 #: Seconds for which wait lists are looked after once nothing should be put there any more: a server that was stopped may carry out
 #: a BLMOVE late.
 LINGER: Final = 120.0
+#: Seconds before the end of a wait in which nothing is blocked anew.
+_SHORT: Final = 0.2
 #: Seconds for which a list is left alone after its key was found to hold something else.
 AVOID: Final = 60.0
 
@@ -80,7 +83,8 @@ class Waiter:
         #: Lists that were waited for: only their wait lists can hold something.
         self.sources: list[str] = []
         self._open: dict[str, tuple[Link, int]] = {}
-        self._blocked: dict[str, tuple[Link, int]] = {}
+        #: Connection, its number at the server, and the monotonic time when the server ends the BLMOVE.
+        self._blocked: dict[str, tuple[Link, int, float]] = {}
         self._avoid: dict[str, float] = {}
         self._stale: list[int] = []
         self._fired = False
@@ -110,32 +114,21 @@ class Waiter:
         return []
 
     def commands(self) -> list[Command]:
-        """What ends the blocked BLMOVEs; goes before the claim in the same round trip."""
-        return [["CLIENT", "UNBLOCK", number] for number in [number for _, number in self._blocked.values()] + self._stale]
+        """What ends the BLMOVEs of connections that were lost here; goes before the claim in the same round trip."""
+        return [["CLIENT", "UNBLOCK", number] for number in self._stale]
 
-    def collect(self, ended: Sequence[object]) -> bool:
-        """Read the answers of the BLMOVEs that were ended; True when one had put a message aside.
-
-        ``ended`` are the answers to :meth:`commands`: one that was refused (missing rights) is ended by closing its connection.
-        """
-        moved, self._fired = self._fired, False
+    def claimed(self) -> None:
+        """A claim has taken what was put aside, and :meth:`commands` were carried out."""
+        self._fired = False
         self._stale = []
-        deadline = time.monotonic() + self._links.timeout
-        for (source, (link, number)), answer in zip(list(self._blocked.items()), ended, strict=False):
-            del self._blocked[source]
-            if isinstance(answer, hiredis.ReplyError):
-                link.close()
-                self._suspect()
-                continue
-            try:
-                moved |= isinstance(link.receive(deadline), bytes)
-            except LinkDown:
-                # The claim itself succeeded; this connection is made anew by the next wait.
-                self._stale.append(number)
-                self._suspect()
-                continue
-            self._open[source] = (link, number)
-        return moved
+
+    def rest(self) -> None:
+        """Nobody will claim for a while: end what is blocked, and give back what was put aside.
+
+        :raises LinkDown: a connection broke; all of them are closed.
+        """
+        if self._fired or self._blocked:
+            self._disarm()
 
     def retire(self) -> None:
         """End what is blocked and give back what was put aside."""
@@ -144,10 +137,7 @@ class Waiter:
             self._sweep()
 
     def close(self) -> None:
-        for link, _ in [*self._open.values(), *self._blocked.values()]:
-            link.close()
-        self._open.clear()
-        self._blocked.clear()
+        self._hang_up()
         if not self.closed:
             self.closed = True
             self.bell.close()
@@ -170,7 +160,7 @@ class Waiter:
             link, number = self._connected(source, deadline)
             target = self._keys.wait_list(self._incarnation, source)
             link.send(pack([["BLMOVE", source, target, "RIGHT", "LEFT", f"{seconds:.3f}"]]), deadline)
-            self._blocked[source] = (link, number)
+            self._blocked[source] = (link, number, time.monotonic() + seconds)
 
     def _arm(self, sources: Sequence[str], timeout: float) -> None:
         """Have the reapers know, before anything can be put aside. Renewed only when the time that they know of is nearly over."""
@@ -199,14 +189,13 @@ class Waiter:
         poller = select.poll()
         poller.register(self.bell, select.POLLIN)
         by_number = {}
-        for source, (link, _) in self._blocked.items():
+        for source, (link, _, _) in self._blocked.items():
             poller.register(link, select.POLLIN)
             by_number[link.fileno()] = source
         while True:
             # The server ends each BLMOVE itself; its answer may be late by as much as any other.
-            spare = end - time.monotonic() + (self._links.timeout if self._blocked else 0.0)
-            events = poller.poll(max(0.0, spare) * 1000)
-            for number, _ in events:
+            late = min((until for _, _, until in self._blocked.values()), default=end) + self._links.timeout
+            for number, _ in poller.poll(max(0.0, min(end, late) - time.monotonic()) * 1000):
                 if number == self.bell.fileno():
                     self.bell.clear()
                     self._disarm()
@@ -215,15 +204,25 @@ class Waiter:
                 self._answer(by_number[number])
             if self._fired:
                 return True
-            if not self._blocked and time.monotonic() >= end:
-                return False
-            if not events:
-                if not self._blocked:
-                    return False
+            now = time.monotonic()
+            if self._blocked and now >= late:
                 raise LinkDown("a BLMOVE was not answered in time", late=True)
+            if now >= end:
+                return False
+            self._block_again(poller, by_number, end)
+
+    def _block_again(self, poller: select.poll, by_number: dict[int, str], end: float) -> None:
+        """Those that were kept from an earlier wait come to their end before this one does."""
+        left = end - time.monotonic()
+        if left <= _SHORT or len(self._blocked) == len(by_number):
+            return
+        self._block(self._worth_waiting(list(by_number.values())), left)
+        for source in by_number.values():
+            if source in self._blocked:
+                poller.register(self._blocked[source][0], select.POLLIN)
 
     def _answer(self, source: str) -> None:
-        link, number = self._blocked.pop(source)
+        link, number, _ = self._blocked.pop(source)
         reply = link.receive(time.monotonic() + self._links.timeout)
         self._open[source] = (link, number)
         if isinstance(reply, hiredis.ReplyError):
@@ -236,13 +235,30 @@ class Waiter:
 
     def _unblock(self) -> bool:
         """End all that is blocked; True when a message was put aside."""
+        blocked = list(self._blocked.items())
+        commands: list[Command] = [["CLIENT", "UNBLOCK", number] for _, (_, number, _) in blocked]
         try:
-            commands = self.commands()
-            ended = self._links.run(commands) if commands else []
+            ended = self._links.run([*commands, *self.commands()]) if commands or self._stale else []
         except LinkDown:
             self._abandon()
             raise
-        return self.collect(ended)
+        moved, self._fired = self._fired, False
+        self._stale = []
+        deadline = time.monotonic() + self._links.timeout
+        for (source, (link, number, _)), answer in zip(blocked, ended, strict=False):
+            del self._blocked[source]
+            if isinstance(answer, hiredis.ReplyError):  # missing rights: closing the connection ends it as well
+                link.close()
+                self._suspect()
+                continue
+            try:
+                moved |= isinstance(link.receive(deadline), bytes)
+            except LinkDown:
+                self._stale.append(number)
+                self._suspect()
+                continue
+            self._open[source] = (link, number)
+        return moved
 
     def _sweep(self) -> None:
         pairs = [key for source in self.sources for key in (self._keys.wait_list(self._incarnation, source), source)]
@@ -267,8 +283,11 @@ class Waiter:
     def _abandon(self) -> None:
         """Close every connection. The server may believe for a while that they wait: they are unblocked by the next claim."""
         self._suspect()
-        self._stale += [number for _, number in self._blocked.values()]
-        for link, _ in [*self._open.values(), *self._blocked.values()]:
+        self._stale += [number for _, number, _ in self._blocked.values()]
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        for link in [*(link for link, _ in self._open.values()), *(link for link, _, _ in self._blocked.values())]:
             link.close()
         self._open.clear()
         self._blocked.clear()
@@ -305,6 +324,16 @@ class Waiters:
             if waiter.doomed:
                 self._retire_quietly(incarnation)
                 self._links.close()
+
+    def rest(self, incarnation: str) -> None:
+        with self._lock:
+            waiter = self._all.get(incarnation)
+            if waiter is None or waiter in self._active:
+                return
+        try:
+            waiter.rest()
+        except LinkDown as error:
+            raise self._links.down(error) from error
 
     def wake(self) -> None:
         with self._lock:
