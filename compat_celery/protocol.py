@@ -299,7 +299,13 @@ def encode(data: Any, serializer: str | None = "json", compression: str | None =
     """
     content_type: str = JSON
     content_encoding: str = "utf-8"
-    if serializer == "json" and _writes_plain_json():
+    # People replace "json" by a codec of their own (kombu.serialization.register), at any time; the fast way must not bypass it.
+    # Where kombu's registry was never imported, nobody did. Written out, as it is on the way of every message.
+    is_kombus = serializer == "json" and (
+        "kombu.serialization" not in sys.modules
+        or ((codec := serialization.registry._encoders.get("json")) is not None and codec[2] is kombu_json.dumps)
+    )
+    if is_kombus:
         try:
             text: str = _json_encoder.encode(data) if _json_encode is None else "".join(_json_encode(data, 0))
             body = text.encode()
@@ -340,15 +346,6 @@ def decode(
 
 
 UTF8 = frozenset({"utf-8", "UTF-8", "utf8", None})
-
-
-def _writes_plain_json() -> bool:
-    """Whether "json" is still kombu's: people replace it by their own codec (kombu.serialization.register), at any time, and the
-    fast ways here must not bypass theirs. Where kombu's registry was never imported, nobody did."""
-    if "kombu.serialization" not in sys.modules:
-        return True
-    codec = serialization.registry._encoders.get("json")
-    return codec is not None and codec[2] is kombu_json.dumps
 
 
 def _decode_json(body: bytes) -> Any:

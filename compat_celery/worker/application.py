@@ -28,7 +28,7 @@ from compat_celery.utils.serialization import jsonify
 from compat_celery.worker import revocations
 from compat_celery.worker import state as worker_state
 from compat_celery.worker.request import Request, request_of
-from compat_celery.worker.verdicts import again, verdict, was_delivered
+from compat_celery.worker.verdicts import REDELIVERED, again, verdict
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import MessageError, Undecodable, UnknownTask
 from jumpstarter.jobs import ACK, Action, Delivery, Handler, Job, Outcome, Park, Place, Quarantine
@@ -305,8 +305,10 @@ class CeleryApplication:
     def _request(self, delivery: Delivery, head: protocol.Head, call: protocol.Call | None) -> Context:
         if call is None:
             return Context(head.headers)
-        assert delivery.envelope is not None
-        return Context(call.request(delivery.envelope, hostname=self.hostname, redelivered=was_delivered(delivery)))
+        envelope = delivery.envelope
+        assert envelope is not None
+        redelivered = delivery.attempt > 1 or bool(envelope.headers.get(REDELIVERED))
+        return Context(call.request(envelope, hostname=self.hostname, redelivered=redelivered))
 
 
 class TaskHandler:
@@ -328,7 +330,8 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            request = call.request(envelope, hostname=application.hostname, redelivered=was_delivered(delivery))
+            redelivered = delivery.attempt > 1 or bool(envelope.headers.get(REDELIVERED))
+            request = call.request(envelope, hostname=application.hostname, redelivered=redelivered)
             tracer = self.task.__trace__ or self._make_tracer()
             result = tracer(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
@@ -348,7 +351,8 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            request = call.request(envelope, hostname=application.hostname, redelivered=was_delivered(delivery))
+            redelivered = delivery.attempt > 1 or bool(envelope.headers.get(REDELIVERED))
+            request = call.request(envelope, hostname=application.hostname, redelivered=redelivered)
             tracer = self._acaller or self._make_coroutine_tracer()
             result = await tracer.acall(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
