@@ -7,23 +7,19 @@ context's *sink* when there is one (:func:`capture`, :func:`bulk_publish`), else
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import kombu
-from kombu import Exchange, Queue
-from kombu.exceptions import OperationalError
-
-from compat_celery import protocol
+from compat_celery import exceptions, protocol
+from compat_celery._later import kombu
 from compat_celery.app.utils import sanitize_url
-from compat_celery.exceptions import ImproperlyConfigured, NotPublished, PublishError, PublishUnconfirmed, QueueNotFound
+from compat_celery.exceptions import ImproperlyConfigured, QueueNotFound
 from jumpstarter import errors
 from jumpstarter.abc.broker import Broker
 from jumpstarter.brokers import open_broker
@@ -34,6 +30,16 @@ from jumpstarter.telemetry import tracing
 
 if TYPE_CHECKING:
     from compat_celery.app.base import Celery
+    from compat_celery.app.connection import Connection
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Connection":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from compat_celery.app.connection import Connection  # noqa: PLC0415 - kombu's, which publishing does without
+
+    return Connection
+
 
 __all__ = (
     "Connection",
@@ -71,7 +77,7 @@ NOT_FOR_AMQP = frozenset({*REDIS_OPTIONS, *AMQP_OPTIONS, "confirm_publish"})
 BULK_LIMIT = 10_000
 BULK_BYTES = 32 << 20
 
-#: Celery's default of ``broker_heartbeat``. Told no other, our workers ask for the lease of their claims, a quarter of it.
+#: Celery's default of ``broker_heartbeat``. Told no other, our workers take the lease of their claims.
 HEARTBEAT = 120
 
 #: Seconds for a publish where no setting says another number: Celery's default for making a connection.
@@ -151,6 +157,8 @@ def _options_for(app: Celery, url: str) -> dict[str, Any]:
     scheme = url.partition("://")[0]
     if scheme in AMQP_SCHEMES:
         return _amqp_options(app)
+    if scheme not in OUR_SCHEMES:
+        return _kombu_options(app)
     names = REDIS_OPTIONS if scheme in REDIS_SCHEMES else SQLITE_OPTIONS if scheme == "sqlite" else {}
     given = conf.broker_transport_options
     options = {ours: given[kombus] for kombus, ours in names.items() if given.get(kombus) is not None}
@@ -159,6 +167,13 @@ def _options_for(app: Celery, url: str) -> dict[str, Any]:
         if conf.broker_use_ssl:
             options["ssl"] = conf.broker_use_ssl
     return options
+
+
+def _kombu_options(app: Celery) -> dict[str, Any]:
+    """For what Kombu connects to itself."""
+    conf = app.conf
+    timeout = float(conf.broker_connection_timeout or 4)
+    return {"queues": app.amqp.queues, "timeout": timeout, "options": conf.broker_transport_options, "ssl": conf.broker_use_ssl}
 
 
 def _amqp_options(app: Celery) -> dict[str, Any]:
@@ -209,7 +224,7 @@ class _Sink:
         if envelopes and self.send is not None:
             try:
                 self.send(envelopes)
-            except PublishError as error:
+            except exceptions.PublishError as error:
                 error.sent = tuple(self.sent)
                 raise
             self.sent += [str(envelope.headers.get("id")) for envelope in envelopes]
@@ -373,7 +388,7 @@ class Producer:
         if expiration is not None and not (broker.routes and wire_headers.get("expires")):
             properties["expiration"] = str(int(expiration * 1000))
         due = _due(wire_headers) if broker.exclusive else None
-        name = exchange.name if isinstance(exchange, Exchange) else exchange or ""
+        name = exchange if isinstance(exchange, str) else getattr(exchange, "name", exchange) or ""
         envelopes = [
             Envelope(
                 queue=queue,
@@ -466,14 +481,14 @@ class Producer:
                 broker.publish(envelopes, timeout=left / max(1, len(self._alternates) - attempt + 1))
             except errors.PublishUnconfirmed as error:
                 self._leave(broker)
-                raise PublishUnconfirmed(f"{error}. {IN_DOUBT}") from error
+                raise exceptions.PublishUnconfirmed(f"{error}. {IN_DOUBT}") from error
             except BrokerUnavailable as error:
                 self._leave(broker)
                 waits = waits or (iter(()) if retry_policy is None else _waits(retry_policy))
                 wait = next(waits, None)
                 passed = time.monotonic() - began
                 if wait is None or passed + wait >= within:
-                    raise NotPublished(f"{error}. {NOTHING_SENT.format(attempts=attempt, seconds=passed)}") from error
+                    raise exceptions.NotPublished(f"{error}. {NOTHING_SENT.format(attempts=attempt, seconds=passed)}") from error
                 time.sleep(wait)
             else:
                 return
@@ -547,7 +562,7 @@ def queues_bound_to(exchange: str, routing_key: str, candidates: Sequence[Any]) 
     """
     found: dict[str, None] = {}
     for queue in candidates:
-        if not isinstance(queue, Queue) or queue.exchange is None or queue.exchange.name != exchange:
+        if not isinstance(queue, kombu.Queue) or queue.exchange is None or queue.exchange.name != exchange:
             continue
         if _matches(queue.exchange.type, queue.routing_key or "", routing_key):
             found[queue.name] = None
@@ -588,117 +603,3 @@ class ProducerPool:
 
     def force_close_all(self) -> None:
         """Nothing is kept open here."""
-
-
-class Connection(kombu.Connection):  # type: ignore[misc] # kombu has no annotations
-    """Passes for a Kombu connection to a broker that is ours: it can be looked at, and publishes by our producer.
-
-    Its channels are Kombu's in the memory of this process: remote control and events go through them, tasks do not.
-    """
-
-    def __init__(self, url: str, *args: Any, app: Celery, **kwargs: Any) -> None:
-        # Kombu asks a transport of its own what URLs look like; its one in memory is nearest to ours.
-        options = {"transport": _transport_of(url), "transport_options": {"polling_interval": _POLLING}}
-        super().__init__(*args, **{**options, **kwargs})
-        self._connection: Any = None
-        self.app = app
-        self.url = url
-
-    def ensure_connection(
-        self,
-        errback: Callable[[Exception, float], Any] | None = None,
-        max_retries: int | None = None,
-        interval_start: float = 2,
-        interval_step: float = 2,
-        interval_max: float = 30,
-        callback: Callable[[], Any] | None = None,  # noqa: ARG002 - kombu's signature
-        **_: Any,
-    ) -> Self:
-        """Return when the broker answers.
-
-        :param max_retries: how often to try again; None: for ever.
-        :param errback: called with the error and the seconds until the next attempt.
-        :raises OperationalError: it does not answer.
-        """
-        policy = {
-            "max_retries": max_retries,
-            "interval_start": interval_start,
-            "interval_step": interval_step,
-            "interval_max": interval_max,
-        }
-        waits = _waits(policy)
-        while True:
-            try:
-                self.connect()
-            except OperationalError as error:
-                wait = next(waits, None)
-                if wait is None:
-                    raise
-                if errback is not None:
-                    errback(error, wait)
-                time.sleep(wait)
-            else:
-                return self
-
-    def connect(self) -> Broker:
-        """The broker, once it has answered.
-
-        :raises OperationalError: it does not answer.
-        """
-        broker = broker_for(self.app, self.url)
-        try:
-            broker.ping()
-        except BrokerUnavailable as error:
-            raise OperationalError(str(error)) from error
-        return broker
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker answers now."""
-        try:
-            self.connect()
-        except OperationalError:
-            return False
-        return True
-
-    def as_uri(self, include_password: bool = False, mask: str = "**", getfields: Any = None) -> str:  # noqa: ARG002 - kombu's signature
-        """The URL, without its password unless that is asked for."""
-        return self.url if include_password else str(sanitize_url(self.url, mask))
-
-    def Producer(self, *_: Any, **__: Any) -> Producer:  # noqa: N802 - kombu's name
-        """A producer for this broker."""
-        return Producer(self.app, self.url)
-
-    def clone(self, **_: Any) -> Connection:
-        """Another one like it."""
-        return Connection(self.url, app=self.app)
-
-    @property
-    def connection(self) -> Any:
-        """What Kombu's channels hang on."""
-        if self._connection is None:
-            self._connection = self._establish_connection()
-        return self._connection
-
-    def release(self) -> None:
-        """Close the channels. The app keeps its brokers, see ``app.close()``."""
-        self._default_channel = None
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self.transport.close_connection(connection)
-
-    _close = close = release
-
-
-#: Seconds between two looks of those who listen in memory.
-_POLLING = 0.05
-
-
-@cache
-def _transport_of(url: str) -> type:  # noqa: ARG001 - one for each
-    """Kombu's transport in memory, with exchanges and queues for this URL alone: workers of other brokers must not hear it."""
-    from kombu.transport import memory  # noqa: PLC0415 - publishing does without
-    from kombu.transport.virtual.base import BrokerState  # noqa: PLC0415 - as above
-
-    channel = type("Channel", (memory.Channel,), {"queues": {}, "events": defaultdict(set)})
-    return type("Transport", (memory.Transport,), {"Channel": channel, "global_state": BrokerState()})

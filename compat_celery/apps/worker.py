@@ -10,16 +10,18 @@ import resource
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from compat_celery import __version__, signals
 from compat_celery.app.publisher import broker_for
+from compat_celery.apps.steps import Steps, steps_of
 from compat_celery.bin.worker import POOL_NAMES, write_pidfile
 from compat_celery.concurrency import BasePool, get_implementation
 from compat_celery.utils.nodenames import default_nodename, host_format
 from compat_celery.utils.sysinfo import cpu_budget, is_auto_concurrency
+from compat_celery.utils.timer2 import Timer
 from compat_celery.worker.application import CeleryApplication, tasks_of
 from compat_celery.worker.pidbox import listen
 from jumpstarter import __version__ as jumpstarter_version
@@ -87,6 +89,12 @@ class Worker:
     """A worker of a Celery app in this process. :meth:`start` returns when it has ended."""
 
     app: Any = None
+    _steps: Steps | None = None
+
+    @cached_property
+    def timer(self) -> Timer:
+        """Calls functions later, for boot steps: a thread, started at its first use."""
+        return Timer()
 
     def __init__(
         self,
@@ -178,10 +186,13 @@ class Worker:
         try:
             return run_node(setup)
         finally:
+            if self._steps is not None:
+                self._steps.stop()
             signals.worker_shutdown.send(sender=self)
 
     def _set_up(self) -> NodeSetup:
         app = self.app
+        self._steps = steps_of(self)
         self._set_up_logging()
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=app.conf)
         options = self.options()
@@ -265,6 +276,8 @@ class Worker:
     def _ready(self) -> None:
         logger.info("%s ready.", self.hostname)
         signals.worker_ready.send(sender=self)
+        if self._steps is not None:
+            self._steps.start()
 
     def _stopping(self, number: int, how: str) -> None:
         signals.worker_shutting_down.send(sender=self.hostname, sig=number, how=how, exitcode=0)

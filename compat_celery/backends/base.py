@@ -36,7 +36,7 @@ from kombu.utils.uuid import uuid
 
 from compat_celery import states
 from compat_celery._names import CELERYS, OURS, celery_named
-from compat_celery._state import current_app
+from compat_celery._state import current_app, get_current_task
 from compat_celery.app.task import Context
 from compat_celery.backends.documents import (
     COMPRESSED_PAYLOAD_MAGIC,
@@ -78,6 +78,7 @@ __all__ = (
     "KeyValueStoreBackend",
     "compress_payload",
     "decompress_payload",
+    "get_current_task",
 )
 
 #: Serializers that carry exceptions as they are.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from compat_celery._alias import install_as_celery
+from compat_celery.app.agents import instrument_late
 from compat_celery.bin.base import CLIContext
 from compat_celery.bin.call import call, purge, result
 from compat_celery.bin.quarantine import quarantine
@@ -65,6 +66,7 @@ for command in (worker, call, result, purge, quarantine, upgrade):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; answer its exit code. ``import celery`` means ours from here on."""
     install_as_celery()
+    instrument_late()
     try:
         code = celery.main(args=None if argv is None else list(argv), prog_name="celery", standalone_mode=False)
     except click.ClickException as error:

@@ -20,7 +20,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import prepare_accept_content
 
 from compat_celery import protocol, signals, states
-from compat_celery.app import trace
+from compat_celery.app import agents, trace
 from compat_celery.app.effects import current
 from compat_celery.app.task import Context
 from compat_celery.exceptions import ImproperlyConfigured, NotRegistered, Reject, TaskRevokedError
@@ -271,6 +271,7 @@ class CeleryApplication:
 
     def child_stopping(self) -> None:
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+        agents.child_ends()
 
     def _fail(
         self,
