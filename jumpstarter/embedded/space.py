@@ -154,6 +154,8 @@ class Space:
         #: job → the fence before what it writes.
         self.fences: dict[str, Standing] = {}
         self.sweep_at = 1000
+        #: What was said to everybody, with the monotonic time when it is no longer of interest.
+        self.notices: list[tuple[float, str]] = []
 
     @classmethod
     def of(cls, url: str) -> Space:
