@@ -4,7 +4,6 @@ Goes to: jumpstarter.nodes."""
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import resource
 import sys
@@ -19,6 +18,7 @@ from compat_celery.app.publisher import broker_for
 from compat_celery.apps.steps import Steps, steps_of
 from compat_celery.bin.worker import POOL_NAMES, write_pidfile
 from compat_celery.utils.nodenames import default_nodename, host_format
+from compat_celery.utils.sysinfo import cpu_budget, is_auto_concurrency
 from compat_celery.utils.timer2 import Timer
 from compat_celery.worker.application import CeleryApplication, tasks_of
 from compat_celery.worker.pidbox import listen
@@ -78,6 +78,14 @@ def rlimits(by_name: Mapping[str, int]) -> dict[int, int]:
     return numbers
 
 
+def slots(asked: Any) -> int:
+    """How many slots: the number that was asked for, or as many as processors may be used (a container's quota counts with
+    ``auto``, as in Celery)."""
+    if asked and not is_auto_concurrency(asked):
+        return int(asked)
+    return cpu_budget(use_cgroup_quota=is_auto_concurrency(asked)).count
+
+
 def _bytes(kibibytes: int | None) -> int | None:
     """Celery's memory settings are in KiB."""
     return kibibytes * 1024 if kibibytes else None
@@ -101,7 +109,7 @@ class Worker:
         hostname: str | None = None,
         loglevel: str | int = "WARNING",
         logfile: str | None = None,
-        concurrency: int | None = None,
+        concurrency: int | str | None = None,
         pool: str | None = None,
         queues: Sequence[str] | None = None,
         exclude_queues: Sequence[str] | None = None,
@@ -218,7 +226,7 @@ class Worker:
             name=self.hostname,
             queues=queues_of(self.app, asked["queues"], asked["exclude"]),
             pool=POOL_NAMES[pool],
-            concurrency=asked["concurrency"] or conf.worker_concurrency or os.cpu_count() or 1,
+            concurrency=slots(asked["concurrency"] or conf.worker_concurrency),
             threads=asked["threads"] or conf.get("worker_threads") or 0,
             coroutines=conf.get("worker_coroutines") or 100,
             lease=asked["lease"] or conf.get("worker_lease") or 30.0,

@@ -10,6 +10,7 @@ import click
 
 from compat_celery.bin.base import CLIContext, CommaSeparatedList, Failure, import_modules, pass_context
 from compat_celery.exceptions import ImproperlyConfigured
+from compat_celery.utils.sysinfo import AUTO_CONCURRENCY, is_auto_concurrency
 from jumpstarter.errors import JumpstarterError
 
 __all__ = ("POOL_NAMES", "worker")
@@ -40,13 +41,24 @@ class PoolName(click.ParamType[Any]):
         return str(value)
 
 
+class Slots(click.ParamType[Any]):
+    """A number of slots, or ``auto``."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if is_auto_concurrency(value):
+            return AUTO_CONCURRENCY
+        if not str(value).isdigit() or int(value) < 1:
+            self.fail(f"{value!r} is no number above 0; auto means as many as the container may use processors", param, ctx)
+        return int(value)
+
+
 @click.command(name="worker", context_settings={"allow_extra_args": False})
 @click.option("-n", "--hostname", "--name", help="The node's name; %h, %n and %d are the host, its first part and its domain.")
 @click.option("-l", "--loglevel", default="WARNING", type=click.Choice(LOG_LEVELS, case_sensitive=False), help="Logging level.")
 @click.option("-f", "--logfile", help="Log to this file instead of stderr.")
-@click.option(
-    "-c", "--concurrency", type=click.IntRange(min=1), help="Jobs at a time; as many as there are processors if not given."
-)
+@click.option("-c", "--concurrency", type=Slots(), help="Jobs at a time, or auto; as many as there are processors if not given.")
 @click.option(
     "-P", "--pool", type=PoolName(), help="prefork (default), threads, async or solo; gevent and eventlet run on threads."
 )
@@ -78,7 +90,7 @@ def worker(
     hostname: str | None,
     loglevel: str,
     logfile: str | None,
-    concurrency: int | None,
+    concurrency: int | str | None,
     pool: str | None,
     queues: list[str] | None,
     exclude_queues: list[str] | None,
