@@ -77,7 +77,7 @@ NOT_FOR_AMQP = frozenset({*REDIS_OPTIONS, *AMQP_OPTIONS, "confirm_publish"})
 BULK_LIMIT = 10_000
 BULK_BYTES = 32 << 20
 
-#: Celery's default of ``broker_heartbeat``. Told no other, our workers ask for the lease of their claims, a quarter of it.
+#: Celery's default of ``broker_heartbeat``. Told no other, our workers take the lease of their claims.
 HEARTBEAT = 120
 
 #: Seconds for a publish where no setting says another number: Celery's default for making a connection.
@@ -157,6 +157,8 @@ def _options_for(app: Celery, url: str) -> dict[str, Any]:
     scheme = url.partition("://")[0]
     if scheme in AMQP_SCHEMES:
         return _amqp_options(app)
+    if scheme not in OUR_SCHEMES:
+        return _kombu_options(app)
     names = REDIS_OPTIONS if scheme in REDIS_SCHEMES else SQLITE_OPTIONS if scheme == "sqlite" else {}
     given = conf.broker_transport_options
     options = {ours: given[kombus] for kombus, ours in names.items() if given.get(kombus) is not None}
@@ -165,6 +167,13 @@ def _options_for(app: Celery, url: str) -> dict[str, Any]:
         if conf.broker_use_ssl:
             options["ssl"] = conf.broker_use_ssl
     return options
+
+
+def _kombu_options(app: Celery) -> dict[str, Any]:
+    """For what Kombu connects to itself."""
+    conf = app.conf
+    timeout = float(conf.broker_connection_timeout or 4)
+    return {"queues": app.amqp.queues, "timeout": timeout, "options": conf.broker_transport_options, "ssl": conf.broker_use_ssl}
 
 
 def _amqp_options(app: Celery) -> dict[str, Any]:
@@ -276,6 +285,18 @@ def bulk_publish(
     sink.flush()
 
 
+def is_collecting() -> bool:
+    """Whether a block around us collects what is published."""
+    return _sink.get() is not None
+
+
+def flush() -> None:
+    """Send now what the block of :func:`bulk_publish` around us has collected. There must be one."""
+    sink = _sink.get()
+    assert sink is not None
+    sink.flush()
+
+
 def newest() -> Envelope | None:
     """The message that the block around us collected last; None without a block, or when it has sent everything."""
     sink = _sink.get()
@@ -362,9 +383,10 @@ class Producer:
             wire_headers["compression"] = payload.compression
         properties["delivery_mode"] = _delivery_mode(delivery_mode)
         properties["priority"] = priority or 0
-        if expiration is not None:
-            properties["expiration"] = str(int(expiration * 1000))
         broker = self.broker
+        # A server that drops what has expired tells nobody: whoever waits for the task would wait for ever. Workers see the header.
+        if expiration is not None and not (broker.routes and wire_headers.get("expires")):
+            properties["expiration"] = str(int(expiration * 1000))
         due = _due(wire_headers) if broker.exclusive else None
         name = exchange if isinstance(exchange, str) else getattr(exchange, "name", exchange) or ""
         envelopes = [

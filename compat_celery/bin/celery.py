@@ -12,6 +12,7 @@ from compat_celery.app.agents import instrument_late
 from compat_celery.bin.base import CLIContext
 from compat_celery.bin.call import call, purge, result
 from compat_celery.bin.quarantine import quarantine
+from compat_celery.bin.upgrade import upgrade
 from compat_celery.bin.worker import worker
 
 __all__ = ("celery", "main")
@@ -58,7 +59,7 @@ def celery(
     context.obj = CLIContext(app, workdir, loader, config, no_color, quiet, settings)
 
 
-for command in (worker, call, result, purge, quarantine):
+for command in (worker, call, result, purge, quarantine, upgrade):
     celery.add_command(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,30 @@ class PoolName(click.ParamType[Any]):
         return str(value)
 
 
-class Slots(click.ParamType[Any]):
-    """A number of slots, or ``auto``."""
+class Concurrency(click.ParamType[Any]):
+    """A number, or ``auto``."""
 
-    name = "number"
+    name = "number|auto"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         if is_auto_concurrency(value):
             return AUTO_CONCURRENCY
-        if not str(value).isdigit() or int(value) < 1:
-            self.fail(f"{value!r} is no number above 0; auto means as many as the container may use processors", param, ctx)
-        return int(value)
+        number = int(value) if str(value).isdigit() else 0
+        if number < 1:
+            self.fail(f"{value!r} is neither a number above 0 nor 'auto'", param, ctx)
+        return number
 
 
 @click.command(name="worker", context_settings={"allow_extra_args": False})
 @click.option("-n", "--hostname", "--name", help="The node's name; %h, %n and %d are the host, its first part and its domain.")
 @click.option("-l", "--loglevel", default="WARNING", type=click.Choice(LOG_LEVELS, case_sensitive=False), help="Logging level.")
 @click.option("-f", "--logfile", help="Log to this file instead of stderr.")
-@click.option("-c", "--concurrency", type=Slots(), help="Jobs at a time, or auto; as many as there are processors if not given.")
+@click.option(
+    "-c",
+    "--concurrency",
+    type=Concurrency(),
+    help="Jobs at a time, or auto: the processors it may use; as many as there are processors if not given.",
+)
 @click.option(
     "-P", "--pool", type=PoolName(), help="prefork (default), threads, async or solo; gevent and eventlet run on threads."
 )
@@ -133,8 +140,8 @@ def worker(
             max_memory_per_child=max_memory_per_child,
             time_limit=time_limit,
             soft_time_limit=soft_time_limit,
+            before_init=partial(import_modules, app),
         )
-        import_modules(app)
         return node.start()
     except (JumpstarterError, ImproperlyConfigured) as error:
         raise Failure(str(error)) from error

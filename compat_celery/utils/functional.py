@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
@@ -199,14 +200,18 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
         self.__it: Iterator[Any] = iter(it)
         self.__consumed: list[Any] = []
         self.__done = False
+        #: Seconds that the slowest item took to come.
+        self.slowest = 0.0
 
     def _fill(self, count: int | None = None) -> None:
         """Read until ``count`` items are there (None: all)."""
         while not self.__done and (count is None or len(self.__consumed) < count):
+            began = time.monotonic()
             try:
                 self.__consumed.append(next(self.__it))
             except StopIteration:
                 self.__done = True
+            self.slowest = max(self.slowest, time.monotonic() - began)
 
     @property
     def data(self) -> list[Any]:
@@ -232,6 +237,16 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
             reads = reads or index >= len(self.__consumed)
             if reads:
                 self._fill(index + 2)
+            if index >= len(self.__consumed):
+                return
+            yield self.__consumed[index]
+            index += 1
+
+    def one_by_one(self) -> Iterator[Any]:
+        """The items, each as soon as it is read: without the look ahead."""
+        index = 0
+        while True:
+            self._fill(index + 1)
             if index >= len(self.__consumed):
                 return
             yield self.__consumed[index]
