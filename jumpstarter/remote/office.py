@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -23,12 +25,14 @@ from jumpstarter.abc.broker import Broker
 from jumpstarter.actors import Actor, Command, Document, Event, Message, backoff, one_for_one
 from jumpstarter.actors.messages import set_exchange
 from jumpstarter.actors.ref import ASK_TIMEOUT, ActorRef
-from jumpstarter.errors import AskTimeout, RemoteError
+from jumpstarter.errors import AskTimeout, BrokerUnavailable, RemoteError
 from jumpstarter.jobs import Delivery
 from jumpstarter.remote.codec import answer_of, decode, name_of
 from jumpstarter.remote.deliver import through, to_actor, to_task
 from jumpstarter.remote.post import ERROR, EXPIRES, ID, REPLY_TO, Post, envelope_of, inbox_of, queue_of_documents, queue_of_group
 from jumpstarter.remote.receiver import Deliver, Receipt, Receiver
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -46,11 +50,13 @@ class PostOffice(Actor):
     def __init__(self, broker: Broker | str, *, lease: float = 30.0, name: str | None = None) -> None:
         super().__init__(name=name)
         self.post_box = Post(broker)
+        self._owns_broker = isinstance(broker, str)
         self._lease = lease
         self._replies = f"actor.replies.{uuid.uuid4()}"
         self._asked: dict[str, tuple[anyio.Event, list[Delivery]]] = {}
         self._listener: Receiver | None = None
         self._listening = anyio.Lock()
+        self._numbers = itertools.count(1)
 
     async def on_start(self) -> None:
         set_exchange(self)
@@ -58,7 +64,12 @@ class PostOffice(Actor):
     async def on_stopped(self) -> None:
         set_exchange(None, only=self)
         self._listener = None
-        await run_sync(self.post_box.broker.delete_queue, self._replies)
+        try:
+            await run_sync(self.post_box.broker.delete_queue, self._replies)
+        except BrokerUnavailable as error:
+            logger.warning("%s: the queue %s stays: %s", self.name, self._replies, error)
+        if self._owns_broker:
+            await run_sync(self.post_box.close)
 
     # -- actors --
 
@@ -157,7 +168,7 @@ class PostOffice(Actor):
             self.post_box.broker,
             queue,
             deliver,
-            name=f"{self.name}/{queue}",
+            name=f"{self.name}/{queue} → {actor.name if actor is not None else next(self._numbers)}",
             lease=self._lease,
             room=room if actor is not None else None,
         )

@@ -18,7 +18,7 @@ from anyio.to_thread import run_sync
 from jumpstarter.abc.broker import Broker
 from jumpstarter.actors import Actor, backoff, loop, resource, task, timer
 from jumpstarter.errors import BrokerUnavailable
-from jumpstarter.jobs import ACK, RETURN, Action, Delivery, Envelope, Quarantine, Settlement
+from jumpstarter.jobs import ACK, RETURN, Delivery, Envelope, Quarantine, Settlement
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ class Receiver(Actor):
         self._settlements.append(settlement)
         self._has_work.set()
 
-    async def on_stopping(self) -> None:
+    def on_exit_started(self) -> None:
+        """A hook of the chart: the thread that waits for messages ends at once."""
         self.broker.wake()
 
     async def _claim(self, room: int) -> list[Delivery]:
@@ -182,8 +183,3 @@ class Receiver(Actor):
             await run_sync(call, *arguments)
         except BrokerUnavailable as error:
             logger.warning("%s: %s", self.name, error)
-
-
-def is_final(action: Action) -> bool:
-    """Whether the message does not come back."""
-    return action is not RETURN

@@ -74,7 +74,12 @@ def _handled():
 
 
 async def test_each_group_gets_each_event_once(broker_url):
-    async with hosted(PostOffice(broker_url)) as office, hosted(Catalog()) as mail, hosted(Catalog()) as stats, hosted(Catalog()) as more:
+    async with (
+        hosted(PostOffice(broker_url)) as office,
+        hosted(Catalog()) as mail,
+        hosted(Catalog()) as stats,
+        hosted(Catalog()) as more,
+    ):
         await Registered("nobody hears").publish()
         await Registered.subscribe(mail, group="mail")
         await Registered.subscribe(stats, group="stats")
