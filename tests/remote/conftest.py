@@ -1,5 +1,5 @@
-"""Brokers for tests of what goes between processes. In real time, because brokers wait in threads; on asyncio, and on trio where the
-broker is in memory."""
+"""Brokers for tests of what goes between processes. In real time, because brokers wait in threads; on asyncio, and on trio where
+the broker is in memory."""
 
 import uuid
 

@@ -1,9 +1,7 @@
-"""Messages and actors that tests of several processes share, and a program that runs some of them: ``python -m tests.remote.parts``."""
+"""Messages and actors that tests of several processes share, and what runs some of them: ``python -m tests.remote``."""
 
-import json
 import os
 import sqlite3
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -114,10 +112,3 @@ async def main(url, role, path):
                 await office.subscribe(Registered, ledger, group=role)
             print("ready", flush=True)
             await anyio.sleep_forever()
-
-
-if __name__ == "__main__":
-    # Messages are named after their module, which is not __main__ for those who send them.
-    from tests.remote import parts
-
-    anyio.run(parts.main, *json.loads(sys.argv[1]))

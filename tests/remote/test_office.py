@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 async def until(condition, seconds=20):
     """Until it holds; a broker's threads tell nobody."""
     with anyio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - brokers and their threads tell nobody
             await anyio.sleep(0.01)
 
 
@@ -57,7 +57,7 @@ async def test_what_its_handler_fails_on_rests_in_quarantine(broker_url, place):
         await office.actor("catalog").tell(_Unknown())
         broker = office.post_box.broker
         with anyio.fail_after(20):
-            while len(resting := await anyio.to_thread.run_sync(broker.quarantined)) < 2:
+            while len(resting := await anyio.to_thread.run_sync(broker.quarantined)) < 2:  # noqa: ASYNC110 - as above
                 await anyio.sleep(0.05)
         assert sorted(one.reason for one in resting) == sorted(
             ["broken", f"nobody here handles '{__name__}._Unknown'; there are {', '.join(sorted(_handled()))}"]

@@ -1,5 +1,5 @@
-"""Actors and events between processes, some of which are killed. Short by default; ``RELIABILITY=full`` (in ``make chaos``) does what is
-promised: 10,000 tells under kills, 1,000 events with a group that is away."""
+"""Actors and events between processes, some of which are killed. Short by default; ``RELIABILITY=full`` (in ``make chaos``) does
+what is promised: 10,000 tells under kills, 1,000 events with a group that is away."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 @contextmanager
 def program(*arguments):
     """A process that serves what these say, once it is ready; killed at the end."""
-    command = [sys.executable, "-m", "tests.remote.parts", json.dumps([str(one) for one in arguments])]
+    command = [sys.executable, "-m", "tests.remote", json.dumps([str(one) for one in arguments])]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
