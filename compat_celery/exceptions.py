@@ -51,6 +51,7 @@ __all__ = (
     "BackendStoreError",
     "CDeprecationWarning",
     "CPendingDeprecationWarning",
+    "CanvasExpired",
     "CeleryCommandException",
     "CeleryError",
     "CeleryWarning",
@@ -326,6 +327,11 @@ class NotPublished(PublishError):
 @celery_named
 class PublishUnconfirmed(PublishError):
     """It was sent, and no answer came: whether it arrived is unknown, and whoever publishes it again may publish it twice."""
+
+
+@celery_named
+class CanvasExpired(CeleryError):
+    """The rest of a chain, or the body of a chord, is not stored any more, so that what it belongs to cannot go on."""
 
 
 @celery_named
