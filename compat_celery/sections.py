@@ -20,6 +20,7 @@ user code. Goes to: ``Task.retry``, canvas.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from types import TracebackType
@@ -186,7 +187,7 @@ def _run_canvas(
         case "done":
             return given[0]
         case "failed" if not left:
-            raise self.AsyncResult(failed).result
+            raise _error_of(self.AsyncResult(failed))
         case "failed":
             _send(self, canvas, given, left - 1, delay, countdown=delay)
         case "start":
@@ -204,6 +205,14 @@ def _canvas_failed(task_id: str, *, home: Any) -> None:
     call.kwargs["failed"] = task_id
     with deferred():
         call.apply_async()
+
+
+def _error_of(result: Any) -> BaseException:
+    """What a task failed with; where its result is not stored, that it did."""
+    error = None
+    with contextlib.suppress(NotImplementedError):  # results are disabled
+        error = result.result
+    return error if isinstance(error, BaseException) else RuntimeError(f"task {result.id} failed; its error was not stored")
 
 
 def _run_here(canvas: Any, given: Any, left: int) -> Any:

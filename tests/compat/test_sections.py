@@ -298,6 +298,15 @@ class TestWholeCanvases:
         assert len(later) == 201
         assert max(later) < 2000 < first.size
 
+    def test_where_errors_are_not_stored_it_says_at_least_which_task_failed(self, app, tasks):
+        @app.task(shared=False, name="quiet", ignore_result=True)
+        def quiet():
+            raise ConnectionError("down")
+
+        _, result = run(app, retried(quiet.s(), times=1).delay())
+        assert isinstance(result.result, RuntimeError)
+        assert "failed; its error was not stored" in str(result.result)
+
     def test_a_retry_waits(self, app, tasks):
         app.failures = 1
         _, result = run(app, retried(tasks["flaky"].s(1), delay=3600).delay())
