@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import time
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections import deque
@@ -63,6 +64,9 @@ __all__ = (
 
 Options = dict[str, Any]
 _SignatureType = TypeVar("_SignatureType", bound="type[Signature]")
+
+#: Seconds after which members of a group that a generator has brought are sent without those that are still to come.
+_TAKES_ITS_TIME = 0.1
 
 #: What a chain uses up itself instead of handing it to its first task.
 _CHAIN_RUN_OPTIONS = frozenset({"chord", "group_id", "group_index", "link", "link_error", "parent_id", "root_id", "task_id"})
@@ -1319,7 +1323,7 @@ class group(Signature):  # noqa: N801 - Celery's public name
     ) -> Iterator[tuple[Any, Any, str]]:
         """Copies of the members as they are sent: ``(signature, result, group id)``. Groups in the group are flattened, in
         order."""
-        for index, member in enumerate(tasks):
+        for index, member in enumerate(_one_by_one(tasks)):
             task = member.clone() if isinstance(member, abstract.CallableSignature) else Signature.from_dict(member, app=app)
             if isinstance(task, group):
                 yield from task._prepared(task.tasks, partial_args, group_id, root_id, app, freeze=freeze)
@@ -1343,9 +1347,17 @@ class group(Signature):  # noqa: N801 - Celery's public name
         group_index: int | None = None,  # noqa: ARG002 - each member has its own
         **options: Any,
     ) -> Generator[Any, None, None]:
-        """Send the members and yield their results. The chord's size is known to the backend before the last one is sent."""
+        """Send the members and yield their results. The chord's size is known to the backend before the last one is sent.
+
+        They are sent together; those of a generator that takes its time as they come.
+        """
+        from compat_celery.app import publisher  # noqa: PLC0415 - building canvases does without brokers
+
         app = app or self.app
         chord_size = 0
+        early = isinstance(self.tasks, _regen) and not publisher.is_collecting()
+        # Its first items have been read by now.
+        sent = 0.0 if early and self.tasks.slowest > _TAKES_ITS_TIME else time.monotonic()
         with ExitStack() as stack:
             producer = stack.enter_context(app.producer_or_acquire(producer))
             stack.enter_context(app.bulk_publish())
@@ -1355,6 +1367,9 @@ class group(Signature):  # noqa: N801 - Celery's public name
                 if body is not None and is_last:
                     app.backend.set_chord_size(group_id, chord_size)
                 sig.apply_async(producer=producer, add_to_parent=False, chord=body, args=args, kwargs=kwargs, **options)
+                if early and time.monotonic() - sent > _TAKES_ITS_TIME:
+                    publisher.flush()
+                    sent = time.monotonic()
                 if p and not p.cancelled and not p.ready:
                     # Not barrier.add(): that would keep the results alive for as long as anything waits for them.
                     p.size += 1
@@ -1393,7 +1408,9 @@ class group(Signature):  # noqa: N801 - Celery's public name
         if isinstance(self.tasks, _regen):
             to_freeze, to_keep = itertools.tee(self._unroll_tasks(self.tasks))
             results = regen(self._freeze_tasks(to_freeze, group_id, chord, root_id, parent_id))
+            slowest = self.tasks.slowest
             self.tasks = regen(to_keep)
+            self.tasks.slowest = slowest
             return own_id, results
         members: list[Any] = []
         results = list(self._freeze_unroll(members, group_id, chord, root_id, parent_id))
@@ -1426,7 +1443,7 @@ class group(Signature):  # noqa: N801 - Celery's public name
                 yield task.freeze(group_id=group_id, chord=chord, root_id=root_id, parent_id=parent_id, group_index=index)
 
     def _unroll_tasks(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        for task in tasks:
+        for task in _one_by_one(tasks):
             yield maybe_signature(task, app=self._app).clone()
 
     def _freeze_unroll(
@@ -1466,6 +1483,11 @@ class group(Signature):  # noqa: N801 - Celery's public name
         except LookupError:
             app = None
         return app if app is not None else current_app
+
+
+def _one_by_one(tasks: Iterable[Any]) -> Iterator[Any]:
+    """The members; those of a generator as soon as they come."""
+    return tasks.one_by_one() if isinstance(tasks, _regen) else iter(tasks)
 
 
 def _marking_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:

@@ -89,6 +89,10 @@ class TestTheShortTier:
     def test_a_charts_step_is_as_fast_as_promised(self) -> None:
         assert "memoised step, worker's chart" in run("states.py", "--check")
 
+    def test_actors_are_measured(self) -> None:
+        """That goals are met is shown on a quiet machine; here a stream may be slow and an actor fast, or the other way round."""
+        assert "tell → handled" in run("actors.py", "--short")
+
     def test_the_sketch_of_a_child_is_measured(self) -> None:
         assert "batches of 100" in run("ceiling.py", "--short")
 

@@ -21,7 +21,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import prepare_accept_content
 
 from compat_celery import protocol, signals, states
-from compat_celery.app import trace
+from compat_celery.app import agents, trace
 from compat_celery.app.effects import current
 from compat_celery.app.shelf import Rest
 from compat_celery.app.task import Context
@@ -274,6 +274,7 @@ class CeleryApplication:
 
     def child_stopping(self) -> None:
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+        agents.child_ends()
 
     def _fail(
         self,

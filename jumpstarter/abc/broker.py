@@ -45,8 +45,10 @@ class Broker(ABC):
     #: True when only Jumpstarter workers read these queues, so that clients may let the broker park future messages at once.
     exclusive: bool = False
     #: True where nobody but the claimant's own connection can settle its claims (AMQP), so that a node cannot ack for a dead
-    #: child: jobs that are acked early are then acked one by one, before each starts, and that is cheap there.
+    #: child: jobs that are acked early are then acked one by one, before each starts.
     acks_at_start: bool = False
+    #: True where an ack asks the server and waits: an event loop must not.
+    ack_blocks: bool = True
     #: True where the server itself finds the queues of a message for an exchange: such a message is published once.
     routes: bool = False
 

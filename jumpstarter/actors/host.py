@@ -64,6 +64,7 @@ class Host:
         "desk",
         "failure",
         "family",
+        "faults",
         "health",
         "is_to_return",
         "name",
@@ -93,6 +94,8 @@ class Host:
         #: Whether that one restarts it when it has crashed.
         self.is_to_return = False
         self.family: Family | None = None
+        #: Called with ("resource", name) before it is acquired and ("message", message) before it is handled; tests let it raise.
+        self.faults: Callable[[str, Any], object] | None = None
         self.timers: Timers | None = None
         self.circuits: Mapping[str, Circuit] = (
             {name: Circuit(self, name, options) for name, options in plan.breakers.items()} if plan.breakers else _NO_CIRCUITS

@@ -102,7 +102,7 @@ class Worker(Actor):
             may_exit=options.pool == "prefork",
             first_marks={"slot": 0, "thread": options.sync_slots, "loop": options.sync_slots + options.threads},
             ack_now=self._ack_now if acks_at_start else None,
-            ack_blocks=not parts.broker.acks_at_start,
+            ack_blocks=parts.broker.ack_blocks,
         )
         self.settlement = Settler(
             parts.broker,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Final
 
-from jumpstarter._redis import RESULTS_LUA, Argument, Command, LinkDown, Links, Script, on_fork, parse_address
+from jumpstarter._redis import Argument, Command, LinkDown, Links, on_fork, parse_address, results_script
 from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.brokers.redis import layout
 from jumpstarter.brokers.redis.layout import Keys
@@ -40,7 +40,7 @@ from jumpstarter.jobs import (
 log = logging.getLogger(__name__)
 
 CLAIM: Final = load("claim")
-SETTLE: Final = Script(RESULTS_LUA + load("settle").source)
+SETTLE: Final = results_script(lambda: load("settle").source)
 HOLD: Final = load("hold")
 RENEW: Final = load("renew")
 OVERDUE: Final = load("overdue")
