@@ -214,6 +214,9 @@ def task_message_v2(
             "expires": expires,
         }
     embed = {"callbacks": callbacks, "errbacks": errbacks, "chain": chain, "chord": chord}
+    if chain and isinstance(chain[-1], str):
+        # The ticket of a long chain (see app.tickets), which no genuine worker reads: what is not there need not be said.
+        embed = {name: value for name, value in embed.items() if value is not None}
     return TaskMessage(headers, {"correlation_id": task_id, "reply_to": reply_to or ""}, (args, kwargs, embed), event)
 
 

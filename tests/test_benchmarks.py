@@ -128,5 +128,8 @@ class TestTheShortTier:
     def test_an_idle_node_leaves_the_broker_alone(self) -> None:
         run("idle.py", "--short", "--only", "ours-prefork", "--check", "--ease", "2")
 
+    def test_large_canvases_publish_little_and_come_to_their_results(self) -> None:
+        run("canvases.py", "--short", "--ours", "--parts", "bytes,chord", "--check")
+
     def test_unusual_loads_are_carried(self, celery: None) -> None:
         assert "ETAs waiting" in run("shapes.py", "--short", "--check", "--ease", "4")
