@@ -142,6 +142,11 @@ class Call(NamedTuple):
 # Writing.
 
 
+def _said(embed: dict[str, Any]) -> dict[str, Any]:
+    """With the ticket of a long chain (see app.tickets), which no genuine worker reads: what is not there need not be said."""
+    return {name: value for name, value in embed.items() if value is not None}
+
+
 def task_message_v2(
     task_id: str,
     name: str,
@@ -215,8 +220,7 @@ def task_message_v2(
         }
     embed = {"callbacks": callbacks, "errbacks": errbacks, "chain": chain, "chord": chord}
     if chain and isinstance(chain[-1], str):
-        # The ticket of a long chain (see app.tickets), which no genuine worker reads: what is not there need not be said.
-        embed = {name: value for name, value in embed.items() if value is not None}
+        embed = _said(embed)
     return TaskMessage(headers, {"correlation_id": task_id, "reply_to": reply_to or ""}, (args, kwargs, embed), event)
 
 

@@ -336,7 +336,7 @@ def _store(documents: Sequence[tuple[Results, Document]]) -> None:
         try:
             store.put(some)
         except errors.ResultsUnavailable as error:
-            raise NotPublished(f"a canvas could not be stored, and so nothing was sent: {error}") from error
+            raise exceptions.NotPublished(f"a canvas could not be stored, and so nothing was sent: {error}") from error
 
 
 def on_sent(announce: Callable[[], None]) -> None:

@@ -57,7 +57,7 @@ CALLS = {
     "topic": ([1], {}, {"exchange": "shop", "routing_key": "order.paid"}),
     "transient": ([1], {}, {"delivery_mode": 1}),
 }
-#: Which serializers and compressions; the first call of each kind is compared, and the one with typed values where it can carry them.
+#: Which serializers and compressions; the first call of each kind is compared, and the one with typed values where it can.
 ENCODINGS = [
     (serializer, compression)
     for serializer in ("json", "pickle", "yaml", "msgpack")
@@ -103,8 +103,8 @@ def canvases():
         "chord": lambda: chord([add.s(1), add.s(2)], total.s()).apply_async(),
         "chord with a chain as body": lambda: chord([add.s(1), add.s(2)], total.s() | add.s(1)).apply_async(),
         "chord with errback": lambda: chord([add.s(1), add.s(2)], total.s().on_error(error.s())).apply_async(),
-        "group then task": lambda: (group(add.s(1), add.s(2)) | total.s() | add.s(5)).apply_async(),
-        "task then group then task": lambda: (add.s(1) | group(add.s(1), add.s(2)) | total.s()).apply_async(),
+        "group then task": (group(add.s(1), add.s(2)) | total.s() | add.s(5)).apply_async,
+        "task then group then task": (add.s(1) | group(add.s(1), add.s(2)) | total.s()).apply_async,
         "chords in a header": lambda: chord([chord([add.s(1), add.s(2)], total.s()), add.s(3)], total.s()).apply_async(),
         "map": lambda: add.map([1, 2]).apply_async(),
         "starmap": lambda: add.starmap([(1, 2), (3, 4)]).apply_async(),
