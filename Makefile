@@ -37,6 +37,7 @@ docs: $(VENV)/.dev ## the documentation, into docs/_build/html
 
 bench: $(VENV)/.dev ## benchmarks against limits and peers, three quarters of an hour; BENCH=--short: a few minutes
 	$(BIN)/python benchmarks/states.py --check
+	$(BIN)/python benchmarks/actors.py --check
 	$(BIN)/python benchmarks/embedded.py
 	$(BIN)/python benchmarks/brokers.py
 	$(BIN)/python benchmarks/ownership.py --peer ours
@@ -46,13 +47,15 @@ bench: $(VENV)/.dev ## benchmarks against limits and peers, three quarters of an
 PEER ?= ours
 chaos: $(VENV)/.dev servers ## kill, stop and cut off real workers and brokers for half an hour; PEER=celery: genuine Celery's
 	$(BIN)/python -m tests.chaos $(CHAOS) --peer $(PEER)
-	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability
+	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/remote
+	test "$(PEER)" = celery || SOAK=full $(BIN)/python -m pytest tests/actors/test_soak.py
 
 # Celery's own tests from its source distribution: `make conformance SUITE=unit`, `SUITE=t/integration/test_loader.py`,
 # `CONFORMANCE="--broker rabbitmq"`; python -m tests.conformance --help has the rest.
 SUITE ?= integration
 conformance: $(VENV)/.dev servers ## Celery's own test suite against ours, beside what genuine Celery passes; SUITE=integration|unit|path
 	$(BIN)/python -m tests.conformance $(SUITE) $(CONFORMANCE)
+	test "$(SUITE)" != integration || MIXED_CHORDS=200 $(BIN)/python -m pytest -q -s tests/wire/test_mixed_chords.py
 
 clean: ## the environment and everything that was built
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -20,6 +20,7 @@
     │   ├── MailboxFull               no room for a message
     │   ├── NotHandled                an actor has no handler for messages of this class
     │   ├── Rejected                  a handler does not take the message in this state
+    │   ├── RemoteError               a handler in another process raised
     │   ├── ResourceFailed            a required resource could not be acquired
     │   ├── StopTimeout               an actor did not stop within its grace
     │   └── Unwell                    an actor was unhealthy, or a health check failed, for too long
@@ -249,6 +250,18 @@ class Rejected(ActorError):
         super().__init__(f"{actor} does not take {message!r} while it is {state}")
         self.actor = actor
         self.message = message
+
+
+class RemoteError(ActorError):
+    """A handler in another process raised.
+
+    :ivar kind: the name of the error's class there.
+    """
+
+    def __init__(self, actor: str, kind: str, text: str) -> None:
+        super().__init__(f"{actor}: {kind}: {text}")
+        self.actor = actor
+        self.kind = kind
 
 
 class Unwell(ActorError):

@@ -18,8 +18,9 @@ from anyio.lowlevel import checkpoint
 from jumpstarter.actors.activities import Activity, Run, unwrapped
 from jumpstarter.actors.breakers import Circuit
 from jumpstarter.actors.handlers import HandlerTable, Route
-from jumpstarter.actors.letters import Letter, Mailbox, Reason, Signal, dead_letter, dead_letters
+from jumpstarter.actors.letters import Letter, Mailbox, Reason, dead_letter, dead_letters
 from jumpstarter.actors.port import HostPort
+from jumpstarter.actors.signals import Signal, make_signal
 from jumpstarter.errors import ActorStopped, CircuitOpen, HandlingCancelled, MailboxFull, Rejected
 
 #: Handled messages in a row after which everybody else gets a turn: handlers that never wait would shut them out.
@@ -97,6 +98,16 @@ class Desk:
         """How many messages wait, those included that were put aside."""
         return len(self._letters) + (len(self._stash) if self._stash else 0)
 
+    @property
+    def room(self) -> int:
+        """How many more messages may come."""
+        return self._options.capacity - self.depth
+
+    @property
+    def current(self) -> Letter | None:
+        """The letter that is being handled."""
+        return self._current
+
     # -- putting in --
 
     def put_nowait(self, letter: Letter) -> None:
@@ -106,7 +117,7 @@ class Desk:
         """
         if not self._is_open:
             self._bury(letter, "stopped")
-        elif self._is_full() and not self._make_room(letter):
+        elif self.is_full() and not self._make_room(letter):
             return
         else:
             self._append(letter)
@@ -117,7 +128,7 @@ class Desk:
         :raises MailboxFull: the policy is to reject, or the actor would wait for itself.
         """
         if self._options.when_full == "wait":
-            while self._is_full() and self._is_open:
+            while self.is_full() and self._is_open:
                 await self._wait_for_room(letter)
         self.put_nowait(letter)
 
@@ -142,7 +153,8 @@ class Desk:
                 self._letters = deque()
             return self._letters
 
-    def _is_full(self) -> bool:
+    def is_full(self) -> bool:
+        """Whether there is no room for another message."""
         return len(self._letters) + (len(self._stash) if self._stash else 0) >= self._options.capacity
 
     def _make_room(self, letter: Letter) -> bool:
@@ -165,7 +177,7 @@ class Desk:
             return
         if self._waiting is None:
             self._waiting = deque()
-        signal = Signal()
+        signal = make_signal()
         self._waiting.append(signal)
         try:
             await signal.wait()
@@ -266,7 +278,7 @@ class Desk:
             self._task_id = 0
 
     async def _wait_for_letters(self) -> None:
-        self._wake = signal = Signal()
+        self._wake = signal = make_signal()
         try:
             # In this order: what came before the signal is seen here, what comes later sets it.
             if not self._letters:
@@ -289,6 +301,8 @@ class Desk:
             return
         self._current = letter
         try:
+            if self._host.faults is not None:
+                self._host.faults("message", message)
             if route.is_plain:
                 value = await getattr(self._host.actor, route.method)(message)
             else:
@@ -307,6 +321,8 @@ class Desk:
             self._put_aside(letter)
         elif reply is not None:
             reply.answer(value)
+        else:
+            letter.handled()
         self._note_handled(message, None)
 
     def _note_handled(self, message: Any, error: BaseException | None) -> None:
@@ -382,6 +398,7 @@ class Desk:
         """The letter reaches nobody; who asked learns why."""
         self.dead += 1
         name = self._host.name
+        letter.died(reason, error)
         if letter.reply is not None:
             letter.reply.fail(error or self._why(reason, letter))
             if reason != "expired":

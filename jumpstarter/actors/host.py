@@ -23,6 +23,7 @@ from jumpstarter.actors.modes import Severity
 from jumpstarter.actors.phases import Phases
 from jumpstarter.actors.plan import Plan
 from jumpstarter.actors.publish import Publisher
+from jumpstarter.actors.registry import registry
 from jumpstarter.actors.supervision import Family
 from jumpstarter.actors.threads import DedicatedThread
 from jumpstarter.actors.timers import Timers
@@ -64,6 +65,7 @@ class Host:
         "desk",
         "failure",
         "family",
+        "faults",
         "health",
         "is_to_return",
         "name",
@@ -93,6 +95,8 @@ class Host:
         #: Whether that one restarts it when it has crashed.
         self.is_to_return = False
         self.family: Family | None = None
+        #: Called with ("resource", name) before it is acquired and ("message", message) before it is handled; tests let it raise.
+        self.faults: Callable[[str, Any], object] | None = None
         self.timers: Timers | None = None
         self.circuits: Mapping[str, Circuit] = (
             {name: Circuit(self, name, options) for name, options in plan.breakers.items()} if plan.breakers else _NO_CIRCUITS
@@ -214,6 +218,7 @@ class Host:
         """Run the actor by the service of its parent, until it was closed and is at rest: then ``on_left`` is called."""
         self.service = service
         self._on_left = on_left
+        registry.spawned(self, is_root=False)
         self.post("start")
 
     def is_over(self, *, until_stopped: bool) -> bool:
@@ -230,6 +235,7 @@ class Host:
         self.service = None
         self._is_rung = self._is_closing = False
         self._settle_accounts()
+        registry.stopped(self)
         on_left, self._on_left = self._on_left, None
         if on_left is not None:
             on_left()

@@ -1,4 +1,4 @@
-"""A mailbox and what lies in it: letters, replies, and the letters that reach nobody. Used by: desk. Knows: threads.
+"""A mailbox and what lies in it: letters, replies, and the letters that reach nobody. Used by: desk. Knows: signals.
 
 A mailbox is bounded; what happens when it is full is its policy, stated where the actor's class is. Letters that were put aside
 (stashed) count: there is one bound for all that waits.
@@ -7,15 +7,12 @@ A mailbox is bounded; what happens when it is full is its policy, stated where t
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import anyio
-
-from jumpstarter.actors.threads import Doorbell
+from jumpstarter.actors.signals import make_signal
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import ConfigurationError
 
@@ -49,39 +46,13 @@ class Mailbox:
             )
 
 
-class Signal:
-    """An event to wait for in the loop it was made in, and to be set from any thread."""
-
-    __slots__ = ("_doorbell", "_event", "_thread")
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self._thread = threading.get_ident()
-        self._doorbell = Doorbell()
-
-    def set(self) -> None:
-        """End the wait."""
-        if threading.get_ident() == self._thread:
-            self._event.set()
-        else:
-            self._doorbell.ring(self._event.set)
-
-    def is_set(self) -> bool:
-        """Whether it was set, as its own loop sees it."""
-        return self._event.is_set()
-
-    async def wait(self) -> None:
-        """Until it is set."""
-        await self._event.wait()
-
-
 class Reply:
     """Where the answer to an ``ask`` arrives. Made in the asker's loop, filled in from the actor's."""
 
-    __slots__ = ("_arrived", "_signal", "error", "is_over", "value")
+    __slots__ = ("_signal", "error", "is_over", "value")
 
     def __init__(self) -> None:
-        self._signal = Signal()
+        self._signal = make_signal()
         #: True once it was answered, or nobody waits any more.
         self.is_over = False
         self.value: Any = None
@@ -118,9 +89,18 @@ class Letter:
 
     __slots__ = ("message", "reply")
 
+    #: From another process, by which it can be recognised when it comes again.
+    id: str
+
     def __init__(self, message: Any, reply: Reply | None = None) -> None:
         self.message = message
         self.reply = reply
+
+    def handled(self) -> None:
+        """It was. For letters from elsewhere."""
+
+    def died(self, reason: Reason, error: BaseException | None) -> None:
+        """It reached nobody. For letters from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

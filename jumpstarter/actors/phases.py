@@ -14,9 +14,9 @@ import anyio
 
 from jumpstarter.actors.activities import Activity, Maker, Run
 from jumpstarter.actors.backoff import Backoff
-from jumpstarter.actors.letters import Signal
 from jumpstarter.actors.port import HostPort
 from jumpstarter.actors.resources import Keeper
+from jumpstarter.actors.signals import Signal, make_signal
 
 if TYPE_CHECKING:
     from jumpstarter.actors.host import Host
@@ -76,7 +76,7 @@ class Phases:
         for need in self._host.plan.needs:
             other: Host = getattr(self._host.actor, need.name)._host
             concern = f"needs.{need.name}"
-            started = Signal()
+            started = make_signal()
 
             def follow(host: Host, concern: str = concern, started: Signal = started) -> None:
                 if host.life == "started":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -39,6 +39,8 @@ class HostPort(Protocol):
     timers: Timers | None
     family: Family | None
     desk: Desk | None
+    #: What tests let go wrong.
+    faults: Callable[[str, Any], object] | None
     phases: Phases
     circuits: Mapping[str, Circuit]
     state: StateView

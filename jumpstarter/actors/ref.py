@@ -6,6 +6,7 @@ The same words work for an actor in another process (:mod:`jumpstarter.remote`).
 from __future__ import annotations
 
 import difflib
+import threading
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
@@ -58,7 +59,7 @@ class ActorRef:
         :raises NotHandled: the actor's class has no handler for it.
         :raises MailboxFull: the policy is to reject, or the actor would wait for itself.
         """
-        await desk_for(self._host, message).put(Letter(message))
+        await tell(self._host, message)
 
     def tell_nowait(self, message: Message) -> None:
         """As :meth:`tell`, without waiting: from any thread, from hooks and signal handlers.
@@ -108,9 +109,34 @@ def desk_for(host: Host, message: Message) -> Desk:
     return desk
 
 
+async def tell(host: Host, message: Message) -> None:
+    """See :meth:`ActorRef.tell`."""
+    desk = desk_for(host, message)
+    letter = Letter(message)
+    if desk.is_full():
+        await desk.put(letter)
+    else:
+        desk.put_nowait(letter)
+
+
 async def ask(host: Host, message: Any, seconds: float) -> Any:
     """See :meth:`ActorRef.ask`."""
     desk = desk_for(host, message)
+    service = host.service
+    if desk.is_full() or service is None or service.task_group is None or service.deadlines.thread != threading.get_ident():
+        return await _ask_slowly(host, desk, message, seconds)
+    reply = Reply()
+    deadlines = service.deadlines
+    deadlines.add(service.task_group, reply, seconds, host.name, message)
+    try:
+        desk.put_nowait(Letter(message, reply))
+        return await reply.wait()
+    finally:
+        deadlines.discard(reply, seconds)
+
+
+async def _ask_slowly(host: Host, desk: Desk, message: Any, seconds: float) -> Any:
+    """From another event loop, before anybody serves the actor, or where there may be no room."""
     reply = Reply()
     try:
         with anyio.CancelScope(deadline=anyio.current_time() + seconds) as scope:

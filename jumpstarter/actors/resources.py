@@ -94,6 +94,8 @@ class Keeper:
         if self._resource.timeout is not None:
             life.deadline = began + self._resource.timeout
         self._interruptible = life
+        if self._host.faults is not None:
+            self._host.faults("resource", self._resource.name)
         async with self._entered() as value:
             life.deadline = math.inf
             self._held_since = anyio.current_time()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from jumpstarter.actors.deadlines import Deadlines
+from jumpstarter.actors.registry import registry
 from jumpstarter.actors.threads import Doorbell
 from jumpstarter.errors import ActorError
 
@@ -29,6 +31,8 @@ class Service:
         self.doorbell = Doorbell()
         #: In which everything runs, while something runs.
         self.task_group: TaskGroup | None = None
+        #: Of those who ask from the same loop.
+        self.deadlines = Deadlines()
         self._ready: deque[Host] = deque()
         self._woken: anyio.Event | None = None
 
@@ -46,6 +50,7 @@ class Service:
                     try:
                         await self._pump()
                     finally:
+                        self.deadlines.close()
                         if self._root.holds_anything:
                             # The way down was not gone: a KeyboardInterrupt in a task.
                             with anyio.move_on_after(self._root.patience(0.0), shield=True):
@@ -81,6 +86,7 @@ async def serve(host: Host, *, until_stopped: bool, task_status: TaskStatus[None
     if host.is_serving:
         raise ActorError(f"{host.name} is hosted already; one actor has one host")
     host.service = service = Service(host, until_stopped=until_stopped)
+    registry.spawned(host, is_root=True)
     task_status.started()
     over = anyio.Event()
     try:

@@ -10,7 +10,18 @@ The neighbours: ``actors`` hang activities on steps; nobody else imports ``trans
 
 from jumpstarter.states.chart import Chart
 from jumpstarter.states.instance import Instance
-from jumpstarter.states.paths import Paths, Stimulus, shortest_paths
+from jumpstarter.states.paths import Paths, Stimulus, shortest_paths, simple_paths
 from jumpstarter.states.step import EventData, Snapshot, Step, Transition
 
-__all__ = ["Chart", "EventData", "Instance", "Paths", "Snapshot", "Step", "Stimulus", "Transition", "shortest_paths"]
+__all__ = [
+    "Chart",
+    "EventData",
+    "Instance",
+    "Paths",
+    "Snapshot",
+    "Step",
+    "Stimulus",
+    "Transition",
+    "shortest_paths",
+    "simple_paths",
+]

@@ -42,7 +42,7 @@ def shortest_paths(chart: Chart, *, events: Iterable[str] | None = None, limit: 
     :param limit: configurations (with what history states remember) to look at.
     :raises ChartError: there are more than that.
     """
-    sent = sorted(_named_events(chart) if events is None else set(events))
+    sent = sorted(named_events(chart) if events is None else set(events))
     found: Paths = {}
     seen: set[object] = set()
     waiting: deque[tuple[Snapshot, tuple[Stimulus, ...]]] = deque()
@@ -66,6 +66,29 @@ def shortest_paths(chart: Chart, *, events: Iterable[str] | None = None, limit: 
                 if not step.postponed:
                     arrive(reached, (*way, Stimulus(event, guards)))
     return found
+
+
+def simple_paths(chart: Chart, *, events: Iterable[str] | None = None, longest: int = 8) -> Iterator[tuple[Stimulus, ...]]:
+    """Every way from the start that comes to no configuration twice and cannot be made longer: as test cases, they take every
+    transition in every order that matters. There may be very many; take as many as you like.
+
+    :param events: as for :func:`shortest_paths`.
+    :param longest: stimuli after the start, at which a way is cut off.
+    """
+    sent = sorted(named_events(chart) if events is None else set(events))
+
+    def go_on(snapshot: Snapshot, way: tuple[Stimulus, ...], seen: frozenset[object]) -> Iterator[tuple[Stimulus, ...]]:
+        is_end = True
+        for event in sent if len(way) <= longest else ():
+            for guards, reached, step in outcomes(chart, snapshot, event):
+                if step.handled and not step.postponed and _place(reached) not in seen:
+                    is_end = False
+                    yield from go_on(reached, (*way, Stimulus(event, guards)), seen | {_place(reached)})
+        if is_end:
+            yield way
+
+    for guards, snapshot, _ in outcomes(chart, None, ""):
+        yield from go_on(snapshot, (Stimulus("", guards),), frozenset({_place(snapshot)}))
 
 
 def outcomes(chart: Chart, snapshot: Snapshot | None, event: str) -> Iterator[tuple[dict[str, bool], Snapshot, Step]]:
@@ -108,7 +131,7 @@ def _place(snapshot: Snapshot) -> object:
     return tuple(snapshot["active"]), tuple(sorted((path, tuple(paths)) for path, paths in snapshot["history"].items()))
 
 
-def _named_events(chart: Chart) -> set[str]:
+def named_events(chart: Chart) -> set[str]:
     """What the chart listens to, without what it raises itself and without ``*``, which has no name."""
     named = {event.removesuffix(".*") for event in chart.events}
     return {event for event in named if event != "*" and not event.startswith("done.state")}

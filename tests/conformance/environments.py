@@ -130,12 +130,7 @@ def ours() -> Environment:
 
 
 def this_one() -> Environment:
-    """Ours again, in the environment of the running tests: enough for the short tier, and made already.
-
-    :raises CannotDownload: never; said for symmetry.
-    """
-    folder = CACHE / "this"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Ours again, in the environment of the running tests: enough for the short tier, and made already."""
     return Environment("ours", Path(sys.executable), (("COMPAT_CELERY", "1"),))
 
 
