@@ -41,13 +41,15 @@ bench: $(VENV)/.dev ## benchmarks against limits and peers, three quarters of an
 	$(BIN)/python benchmarks/embedded.py
 	$(BIN)/python benchmarks/brokers.py
 	$(BIN)/python benchmarks/ownership.py --peer ours
+	$(BIN)/python benchmarks/pipelines.py --check
+	$(BIN)/python benchmarks/pipelines_vs_celery.py --check
 	$(BIN)/python benchmarks/everything.py --check $(BENCH)
 
 # Half an hour. `make chaos PEER=celery` does the storm to genuine Celery; `CHAOS=` takes more (python -m tests.chaos --help).
 PEER ?= ours
 chaos: $(VENV)/.dev servers ## kill, stop and cut off real workers and brokers for half an hour; PEER=celery: genuine Celery's
 	$(BIN)/python -m tests.chaos $(CHAOS) --peer $(PEER)
-	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/remote
+	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/pipelines/test_examples.py tests/remote
 	test "$(PEER)" = celery || SOAK=full $(BIN)/python -m pytest tests/actors/test_soak.py
 
 # Celery's own tests from its source distribution: `make conformance SUITE=unit`, `SUITE=t/integration/test_loader.py`,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which a batch is kept while it waits for room; for longer it goes back. And the share of a lease that is the most.
 _PATIENCE, _SHARE = 30.0, 0.25
+#: Seconds before rows that were too much for what was left are looked at again, at least.
+_AGAIN = 0.1
 
 
 class NoRoom(Exception):
@@ -109,7 +111,8 @@ class Calls:
             count = _fitting(spec.cost, value, grant)
             if count == 0:
                 await budget.refund(grant)
-                raise NoRoom(1.0)
+                first = {unit: amount(value[:1]) if callable(amount) else amount for unit, amount in spec.cost.items()}  # type: ignore[index] # as below
+                raise NoRoom(max((await budget.peek(**first)).wait, _AGAIN))
             used = {unit: amount(value[:count]) if callable(amount) else amount for unit, amount in spec.cost.items()}  # type: ignore[index] # rows are a list
             over = {unit: amount - used[unit] for unit, amount in grant.amounts.items() if amount > used[unit]}
             if over:

@@ -78,9 +78,15 @@ class Lane:
         if self._pipeline.is_finishing:
             await self._pipeline.nap(math.inf)
             return
-        batch = self._groups.pop(0) if self._groups else await self._next_batch()
-        if batch is not None:
+        batch = await self._next_batch()
+        while batch is not None:
             await self._work_on(batch)
+            batch = self._groups.pop(0) if self._groups else None
+            if batch is not None and not self._pipeline.may_work():
+                # Nobody would renew the lease of the groups that are left.
+                self._groups.insert(0, batch)
+                await self._release_groups()
+                break
         await checkpoint()
 
     # -- waiting_for_budget, polling --
@@ -208,7 +214,8 @@ class Lane:
         self._enter(PROCESSING)
         set_current(batch)
         pipeline = self._pipeline
-        pipeline.in_flight += len(batch)
+        every = batch.unbegun(0.0)  # it may be shortened
+        pipeline.in_flight += len(every)
         try:
             outcome = await self._held(batch)
             if outcome is not None:
@@ -217,14 +224,17 @@ class Lane:
                     await self._settle(batch, outcome)
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(pipeline.release_timeout, shield=True):
-                await self._source.release(batch.fence, batch.unbegun(0.0))
-                for other in self._groups:
-                    await self._source.release(other.fence, other.unbegun(0.0))
-            self._groups = []
+                await self._release_groups()
+                await self._source.release(batch.fence, every)
             raise
         finally:
-            pipeline.in_flight -= len(batch)
+            pipeline.in_flight -= len(every)
             pipeline.end_if_finished()
+
+    async def _release_groups(self) -> None:
+        groups, self._groups = self._groups, []
+        for group in reversed(groups):  # each goes to the front of the queue
+            await self._source.release(group.fence, group.unbegun(0.0))
 
     async def _held(self, batch: Batch) -> Outcome | None:
         """Go through the steps while the lease is renewed. None when it was lost."""
@@ -262,6 +272,10 @@ class Lane:
             return Outcome(back=[*back, *batch.unbegun(no_room.wait)])
         except StepFailed as failed:
             return Outcome(error=failed.__cause__, back=back)
+        except StoreUnavailable:
+            raise  # the rows come again when it is back and their lease has run out
+        except Exception as error:  # noqa: BLE001 - a cost that cannot be computed fails its rows, not the lane
+            return Outcome(error=error, back=back)
         return Outcome(results=value, back=back)
 
     # -- settling --

@@ -1,15 +1,21 @@
 """Pipelines among Celery's things: a queue as a source, a task as a step, a task that starts a pipeline."""
 
 import json
+import threading
 import uuid
+from pathlib import Path
 
 import pytest
+import redis
 
+from benchmarks import designs
 from compat_celery import Celery
+from examples.pipelines.server import Server, options
 from jumpstarter.actors import run
 from jumpstarter.brokers import open_broker
 from jumpstarter.jobs import Envelope
 from jumpstarter.pipelines import Budget, Join, MemoryRows, Pipeline, QueueRows, day, open_store, sink, step
+from tests.peers import eventually, load, our_side, raw_message, wait_ready
 
 app = Celery("pipelines", broker="memory://", set_as_current=False)
 app.conf.task_always_eager = True
@@ -110,3 +116,23 @@ def test_three_celery_tasks_start_one_thing_when_all_are_done(store):
         part.delay(name, len(name))
     (row,) = store.claim("day", 10, 60, 5).rows
     assert row.value["parts"] == {"orders": 6, "prices": 6, "stock": 5}
+
+
+def test_a_loop_of_tasks_that_signals_start_again_goes_round_on_our_worker(redis_server, tmp_path):
+    """The talk's own design, unmodified, as benchmarks/pipelines_vs_celery.py runs it on genuine Celery."""
+    server = Server(options(["--port", "0", "--latency", "0"]))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    folder = Path(designs.__file__).parent
+    more = {"REDIS": redis_server.url, "API": f"http://127.0.0.1:{server.server_port}", "BATCH": "10", "SCHEDULE": "3600"}
+    side = our_side(folder)
+    client = redis.Redis(port=redis_server.port)
+    client.rpush("rows", *[json.dumps({"id": number}) for number in range(45)])
+    with side.worker("signals", "-c", "1", folder=tmp_path, env=side.environment(**more), log=tmp_path / "log") as worker:
+        wait_ready(worker)
+        load(client, [raw_message("signals.start", [])])
+        eventually(lambda: int(client.get("stored") or 0) == 45, within=30, what="all rows are stored")
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+    assert server.ledger.told()["requests"] == 5

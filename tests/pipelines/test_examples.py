@@ -193,12 +193,12 @@ async def test_once_in_real_time_with_windows_scaled_to_seconds_over_http(where)
 
             api = keywords.HttpApi(url)
 
-        Scaled.rows.put_nowait([{"id": number} for number in range(150)])
+        Scaled.rows.put_nowait([{"id": number} for number in range(100)])
         scaled = Scaled(until="settled")
         await run(scaled)
         told = server.ledger.told()
-    assert scaled.report.done == 150
-    assert (told["rows"], told["violations"]) == (150, 0)
+    assert scaled.report.done == 100
+    assert (told["rows"], told["violations"]) == (100, 0)
 
 
 def test_an_example_runs_as_a_command_and_is_gone_on_with_after_a_kill(tmp_path):

@@ -660,3 +660,55 @@ async def _told(self, event: int):
 async def test_durations_are_numbers_of_seconds():
     assert minutes(10) == 600
     assert MemoryRows(lease=minutes(2)).lease == 120
+
+
+async def test_groups_that_are_left_when_it_pauses_go_back_unbegun(store):
+    done = []
+
+    class Grouped(Pipeline):
+        rows = source(store, [{"who": who} for who in "abc"], batch=Gather(10, by="who"), lease=30)
+
+        @step
+        async def call(self, rows):
+            await anyio.sleep(5)
+            done.append(rows[0]["who"])
+
+    async with hosted(Grouped()) as grouped:
+        await grouped.wait("processing")
+        await grouped.pause()
+        counts = await grouped.rows.counts()
+        assert (done, counts.waiting, counts.leased) == (["a"], 2, 0)
+        await anyio.sleep(300)
+        await grouped.resume()
+        await grouped.drain()
+    assert done == ["a", "b", "c"]
+
+
+async def test_a_cost_that_cannot_be_computed_fails_its_rows_and_not_the_loop(store):
+    class Costly(Pipeline):
+        rows = source(store, [1, "x", 2], batch=1, attempts=1)
+        budget = Budget("costly", tokens=100 / minute)
+
+        @step(cost=dict(tokens=lambda rows: rows[0] * 10))
+        async def call(self, rows):
+            pass
+
+    costly = Costly(until="settled")
+    await run(costly)
+    assert costly.report.done == 2
+    assert len(await costly.rows.dead()) == 1
+
+
+async def test_rows_that_cost_what_is_in_them_are_taken_as_far_as_the_budget_goes(store):
+    api = []
+
+    class Tokens(Pipeline):
+        rows = source(store, [30, 40, 50, 10], batch=4)
+        budget = Budget("tokens", tokens=100 / minute)
+
+        @step(cost=dict(tokens=sum))
+        async def call(self, rows):
+            api.append(list(rows))
+
+    await run(Tokens(until="settled"))
+    assert sorted(map(sorted, api)) == [[10, 50], [30, 40]]
