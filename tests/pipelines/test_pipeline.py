@@ -113,7 +113,9 @@ async def test_a_days_budget_is_used_to_the_last_row_and_not_a_row_more(store, v
             return await api(rows)
 
     began = virtual_clock.now()
-    await run(Geocode(until="settled"))
+    geocode = Geocode(until="settled")
+    await run(geocode)
+    assert geocode.report.put_back == 0  # it claims no more than there is room for
     assert list(api.per_day().values()) == [(10, 1000), (10, 1000), (5, 500)]
     assert api.refused == []
     assert virtual_clock.now() - began < 2 * 86_400
@@ -700,7 +702,7 @@ async def test_a_cost_that_cannot_be_computed_fails_its_rows_and_not_the_loop(st
 
 
 async def test_rows_that_cost_what_is_in_them_are_taken_as_far_as_the_budget_goes(store):
-    api = []
+    api, left = [], []
 
     class Tokens(Pipeline):
         rows = source(store, [30, 40, 50, 10], batch=4)
@@ -709,6 +711,8 @@ async def test_rows_that_cost_what_is_in_them_are_taken_as_far_as_the_budget_goe
         @step(cost=dict(tokens=sum))
         async def call(self, rows):
             api.append(list(rows))
+            left.append((await self.budget.peek()).left("tokens"))
 
     await run(Tokens(until="settled"))
     assert sorted(map(sorted, api)) == [[10, 50], [30, 40]]
+    assert left == [30, 40]
