@@ -28,7 +28,7 @@ from compat_celery.utils.serialization import jsonify
 from compat_celery.worker import revocations
 from compat_celery.worker import state as worker_state
 from compat_celery.worker.request import Request, request_of
-from compat_celery.worker.verdicts import again, verdict, was_delivered
+from compat_celery.worker.verdicts import REDELIVERED, again, verdict, was_delivered
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import MessageError, Undecodable, UnknownTask
 from jumpstarter.jobs import ACK, Action, Delivery, Handler, Job, Outcome, Park, Place, Quarantine
@@ -335,7 +335,9 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            request = call.request(envelope, hostname=application.hostname, redelivered=was_delivered(delivery))
+            # As was_delivered() says, without its call: this is on the way of every message.
+            is_redelivered = delivery.attempt > 1 or REDELIVERED in envelope.headers
+            request = call.request(envelope, hostname=application.hostname, redelivered=is_redelivered)
             tracer = self.task.__trace__ or self._make_tracer()
             result = tracer(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
@@ -355,7 +357,9 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            request = call.request(envelope, hostname=application.hostname, redelivered=was_delivered(delivery))
+            # As was_delivered() says, without its call: this is on the way of every message.
+            is_redelivered = delivery.attempt > 1 or REDELIVERED in envelope.headers
+            request = call.request(envelope, hostname=application.hostname, redelivered=is_redelivered)
             tracer = self._acaller or self._make_coroutine_tracer()
             result = await tracer.acall(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:

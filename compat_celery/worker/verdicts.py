@@ -10,7 +10,7 @@ from jumpstarter.jobs import ACK, Action, Delivery, Envelope, Quarantine
 
 __all__ = ("again", "verdict", "was_delivered")
 
-#: The header by which kombu marks messages that were delivered before.
+#: The header by which kombu marks messages that were delivered before; others do not have it.
 REDELIVERED = "redelivered"
 
 
@@ -37,4 +37,4 @@ def again(delivery: Delivery) -> Envelope:
 
 def was_delivered(delivery: Delivery) -> bool:
     """Whether the message was delivered before, and came back."""
-    return delivery.attempt > 1 or (delivery.envelope is not None and bool(delivery.envelope.headers.get(REDELIVERED)))
+    return delivery.attempt > 1 or (delivery.envelope is not None and REDELIVERED in delivery.envelope.headers)
