@@ -46,6 +46,9 @@ __all__ = (
 
 JSON = "application/json"
 
+#: The module whose registry people put their codecs in.
+_REGISTRY = "kombu.serialization"
+
 _ERRORS = frozenset({"ContentDisallowed", "DecodeError", "EncodeError"})
 
 
@@ -299,7 +302,12 @@ def encode(data: Any, serializer: str | None = "json", compression: str | None =
     """
     content_type: str = JSON
     content_encoding: str = "utf-8"
-    if serializer == "json" and _writes_plain_json():
+    # People replace kombu's "json" by their own codec (kombu.serialization.register), at any time, and the fast ways here must not
+    # bypass theirs. Where kombu's registry was never imported, nobody did. In line, as it is on the way of every result.
+    if serializer == "json" and (
+        _REGISTRY not in sys.modules
+        or ((codec := serialization.registry._encoders.get("json")) is not None and codec[2] is kombu_json.dumps)
+    ):
         try:
             text: str = _json_encoder.encode(data) if _json_encode is None else "".join(_json_encode(data, 0))
             body = text.encode()
@@ -340,15 +348,6 @@ def decode(
 
 
 UTF8 = frozenset({"utf-8", "UTF-8", "utf8", None})
-
-
-def _writes_plain_json() -> bool:
-    """Whether "json" is still kombu's: people replace it by their own codec (kombu.serialization.register), at any time, and the
-    fast ways here must not bypass theirs. Where kombu's registry was never imported, nobody did."""
-    if "kombu.serialization" not in sys.modules:
-        return True
-    codec = serialization.registry._encoders.get("json")
-    return codec is not None and codec[2] is kombu_json.dumps
 
 
 def _decode_json(body: bytes) -> Any:
