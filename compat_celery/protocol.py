@@ -46,9 +46,6 @@ __all__ = (
 
 JSON = "application/json"
 
-#: The module whose registry people put their codecs in.
-_REGISTRY = "kombu.serialization"
-
 _ERRORS = frozenset({"ContentDisallowed", "DecodeError", "EncodeError"})
 
 
@@ -145,6 +142,11 @@ class Call(NamedTuple):
 # Writing.
 
 
+def _said(embed: dict[str, Any]) -> dict[str, Any]:
+    """With the ticket of a long chain (see app.tickets), which no genuine worker reads: what is not there need not be said."""
+    return {name: value for name, value in embed.items() if value is not None}
+
+
 def task_message_v2(
     task_id: str,
     name: str,
@@ -217,6 +219,8 @@ def task_message_v2(
             "expires": expires,
         }
     embed = {"callbacks": callbacks, "errbacks": errbacks, "chain": chain, "chord": chord}
+    if chain and isinstance(chain[-1], str):
+        embed = _said(embed)
     return TaskMessage(headers, {"correlation_id": task_id, "reply_to": reply_to or ""}, (args, kwargs, embed), event)
 
 
@@ -302,12 +306,13 @@ def encode(data: Any, serializer: str | None = "json", compression: str | None =
     """
     content_type: str = JSON
     content_encoding: str = "utf-8"
-    # People replace kombu's "json" by their own codec (kombu.serialization.register), at any time, and the fast ways here must not
-    # bypass theirs. Where kombu's registry was never imported, nobody did. In line, as it is on the way of every result.
-    if serializer == "json" and (
-        _REGISTRY not in sys.modules
+    # People replace "json" by a codec of their own (kombu.serialization.register), at any time; the fast way must not bypass it.
+    # Where kombu's registry was never imported, nobody did. Written out, as it is on the way of every message.
+    is_kombus = serializer == "json" and (
+        "kombu.serialization" not in sys.modules
         or ((codec := serialization.registry._encoders.get("json")) is not None and codec[2] is kombu_json.dumps)
-    ):
+    )
+    if is_kombus:
         try:
             text: str = _json_encoder.encode(data) if _json_encode is None else "".join(_json_encode(data, 0))
             body = text.encode()

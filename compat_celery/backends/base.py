@@ -326,7 +326,7 @@ class Backend:
     ) -> None:
         """Let the steps fail that come after a failed one, and tell the chord that the chain is a member of."""
         try:
-            steps = list(chain)
+            steps = list(self.app.shelf.later(chain))
         except TypeError:
             return
         for step in later_steps(steps):
