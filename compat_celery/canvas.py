@@ -1829,7 +1829,8 @@ chord = _chord
 
 
 def _known_size(tasks: Any) -> int | None:
-    return len(tasks) if isinstance(tasks, list | tuple) else None
+    # A generator's length is not known before it has come to its end.
+    return len(tasks) if isinstance(tasks, list | tuple) and not isinstance(tasks, _regen) else None
 
 
 @Signature.register_type(name="shelved")
