@@ -1,4 +1,4 @@
-"""A device gateway that degrades: it goes on measuring without its uplink, keeps what it cannot send, and restarts a sensor that fails.
+"""A device gateway that degrades: it goes on measuring without its uplink, keeps what it cannot send, restarts sensors that fail.
 
 python -m examples.actors.gateway
 """

@@ -1,4 +1,4 @@
-"""A sign-up driven by events: who registers people knows neither who greets them nor who counts them, and these need not be running.
+"""A sign-up driven by events: who registers people knows neither who greets them nor who counts them; these need not be running.
 
 python -m examples.actors.sign_up [BROKER_URL]
 """
@@ -93,22 +93,23 @@ class Printer(Actor):
 
 
 async def main(url):
-    async with hosted(PostOffice(url)) as office, hosted(Registry()) as registry, hosted(Greeter(office)) as greeter:
-        async with hosted(Statistics()) as statistics, hosted(Printer()) as printer:
-            await office.serve(registry, name="registry")
-            await Registered.subscribe(greeter, group="greeter")
-            await Registered.subscribe(statistics, group="statistics")
-            await office.serve(printer, name="printer")
-            # A document becomes the next command: no actor in between.
-            await office.sink("letters", Letter, to="printer", transform=lambda letter: Print(f"* {letter.text} *"))
+    office = PostOffice(url)
+    registry, greeter, statistics, printer = Registry(), Greeter(office), Statistics(), Printer()
+    async with hosted(office), hosted(registry), hosted(greeter), hosted(statistics), hosted(printer):
+        await office.serve(registry, name="registry")
+        await office.serve(printer, name="printer")
+        await Registered.subscribe(greeter, group="greeter")
+        await Registered.subscribe(statistics, group="statistics")
+        # A document becomes the next command: no actor in between.
+        await office.sink("letters", Letter, to="printer", transform=lambda letter: Print(f"* {letter.text} *"))
 
-            for name in ("Ada", "Grace", "Edsger"):
-                # As another process would: by name, through the broker.
-                print(name, "is number", await office.actor("registry").ask(Register(name)))
-            with anyio.fail_after(20):
-                while len(printer.pages) < 3 or statistics.count < 3:
-                    await anyio.sleep(0.01)
-            print(sorted(printer.pages))
+        for name in ("Ada", "Grace", "Edsger"):
+            # As another process would: by name, through the broker.
+            print(name, "is number", await office.actor("registry").ask(Register(name)))
+        with anyio.fail_after(20):
+            while len(printer.pages) < 3 or statistics.count < 3:
+                await anyio.sleep(0.01)
+        print(sorted(printer.pages))
 
 
 if __name__ == "__main__":
