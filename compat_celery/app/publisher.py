@@ -226,7 +226,7 @@ class _Sink:
     def flush(self) -> None:
         envelopes, self.envelopes, self.bytes = self.envelopes, [], 0
         documents, self.documents = self.documents, []
-        if envelopes and self.send is not None:
+        if (envelopes or documents) and self.send is not None:
             try:
                 _store(documents)
                 self.send(envelopes)
@@ -336,7 +336,7 @@ def _store(documents: Sequence[tuple[Results, Document]]) -> None:
         try:
             store.put(some)
         except errors.ResultsUnavailable as error:
-            raise NotPublished(f"a canvas could not be stored, and so nothing was sent: {error}") from error
+            raise exceptions.NotPublished(f"a canvas could not be stored, and so nothing was sent: {error}") from error
 
 
 def on_sent(announce: Callable[[], None]) -> None:

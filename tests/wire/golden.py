@@ -26,7 +26,7 @@ PACKAGES = (
     "kombu==5.7.0",
     "msgpack==1.1.0",
     "pyyaml==6.0.2",
-    "zstandard==0.23.0",
+    "backports.zstd==1.0.0",
     "brotli==1.1.0",
 )
 
@@ -80,7 +80,9 @@ def _environment() -> Path:
 
 def _make_certificate(folder: Path) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "36500", "-subj", "/CN=golden"]
-    subprocess.run([*command, "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")], check=True, capture_output=True)
+    subprocess.run(
+        [*command, "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")], check=True, capture_output=True
+    )
 
 
 def capture() -> None:
