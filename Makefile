@@ -47,7 +47,7 @@ bench: $(VENV)/.dev ## benchmarks against limits and peers, three quarters of an
 PEER ?= ours
 chaos: $(VENV)/.dev servers ## kill, stop and cut off real workers and brokers for half an hour; PEER=celery: genuine Celery's
 	$(BIN)/python -m tests.chaos $(CHAOS) --peer $(PEER)
-	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability
+	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/remote
 	test "$(PEER)" = celery || SOAK=full $(BIN)/python -m pytest tests/actors/test_soak.py
 
 # Celery's own tests from its source distribution: `make conformance SUITE=unit`, `SUITE=t/integration/test_loader.py`,

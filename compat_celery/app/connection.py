@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import kombu
 from kombu.exceptions import OperationalError
+from kombu.transport import memory
+from kombu.transport.virtual.base import BrokerState
 
 from compat_celery.app.publisher import Producer, _waits, broker_for
 from compat_celery.app.utils import sanitize_url
@@ -21,11 +25,16 @@ __all__ = ("Connection",)
 
 
 class Connection(kombu.Connection):  # type: ignore[misc] # kombu has no annotations
-    """Passes for a Kombu connection to a broker that is ours: it can be looked at, and publishes by our producer."""
+    """Passes for a Kombu connection to a broker that is ours: it can be looked at, and publishes by our producer.
+
+    Its channels are Kombu's in the memory of this process: remote control and events go through them, tasks do not.
+    """
 
     def __init__(self, url: str, *args: Any, app: Celery, **kwargs: Any) -> None:
         # Kombu asks a transport of its own what URLs look like; its one in memory is nearest to ours.
-        super().__init__(*args, **{"transport": "memory", **kwargs})
+        options = {"transport": _transport_of(url), "transport_options": {"polling_interval": _POLLING}}
+        super().__init__(*args, **{**options, **kwargs})
+        self._connection: Any = None
         self.app = app
         self.url = url
 
@@ -98,7 +107,29 @@ class Connection(kombu.Connection):  # type: ignore[misc] # kombu has no annotat
         """Another one like it."""
         return Connection(self.url, app=self.app)
 
+    @property
+    def connection(self) -> Any:
+        """What Kombu's channels hang on."""
+        if self._connection is None:
+            self._connection = self._establish_connection()
+        return self._connection
+
     def release(self) -> None:
-        """Nothing to give back: the app keeps its brokers, see ``app.close()``."""
+        """Close the channels. The app keeps its brokers, see ``app.close()``."""
+        self._default_channel = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self.transport.close_connection(connection)
 
     _close = close = release
+
+
+#: Seconds between two looks of those who listen in memory.
+_POLLING = 0.05
+
+
+@cache
+def _transport_of(url: str) -> type:  # noqa: ARG001 - one for each
+    """Kombu's transport in memory, with exchanges and queues for this URL alone: workers of other brokers must not hear it."""
+    channel = type("Channel", (memory.Channel,), {"queues": {}, "events": defaultdict(set)})
+    return type("Transport", (memory.Transport,), {"Channel": channel, "global_state": BrokerState()})

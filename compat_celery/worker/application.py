@@ -31,7 +31,7 @@ from compat_celery.utils.serialization import jsonify
 from compat_celery.worker import revocations
 from compat_celery.worker import state as worker_state
 from compat_celery.worker.request import Request, request_of
-from compat_celery.worker.verdicts import again, verdict, was_delivered
+from compat_celery.worker.verdicts import REDELIVERED, again, verdict
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import MessageError, ResultsUnavailable, Undecodable, UnknownTask
 from jumpstarter.jobs import ACK, RETURN, Action, Delivery, Handler, Job, Outcome, Park, Place, Quarantine
@@ -312,8 +312,10 @@ class CeleryApplication:
 
     def request_of(self, delivery: Delivery, call: protocol.Call) -> dict[str, Any]:
         """The fields of ``task.request``."""
-        assert delivery.envelope is not None
-        request = call.request(delivery.envelope, hostname=self.hostname, redelivered=was_delivered(delivery))
+        envelope = delivery.envelope
+        assert envelope is not None, "the worker refuses deliveries without an envelope"
+        redelivered = delivery.attempt > 1 or bool(envelope.headers.get(REDELIVERED))
+        request = call.request(envelope, hostname=self.hostname, redelivered=redelivered)
         if call.chain:
             request["chain"] = self.app.shelf.chain(call.chain)
         return request

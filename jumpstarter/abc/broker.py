@@ -71,6 +71,24 @@ class Broker(ABC):
         in, first out. Expired leases are not looked at here. Bytes that are no message come back as deliveries with a ``fault``.
         """
 
+    def notify(self, notice: str, *, ttl: float) -> bool:  # noqa: ARG002 - the port's
+        """Tell every process that claims here, for ``ttl`` seconds, also those that start meanwhile: whoever claims a message that
+        was published after this call has returned finds the notice among its :meth:`notices` by then.
+
+        False where the broker cannot do that, and nothing was said.
+
+        :raises BrokerUnavailable: whether it was said is unknown; it may be said again.
+        """
+        return False
+
+    def notices(self, *, look: bool = False) -> list[str]:  # noqa: ARG002 - the port's
+        """What was notified and this object has not returned yet, the oldest first: as far as the last claim knew of it (which
+        costs nothing when there is nothing new), or up to now (``look``).
+
+        :raises BrokerUnavailable: the server does not answer.
+        """
+        return []
+
     @abstractmethod
     def wait(self, queues: Sequence[str], timeout: float, *, incarnation: str) -> bool:
         """Wait until a claim may succeed, at most ``timeout`` seconds. True when it may; False after the time, or when woken.
@@ -127,6 +145,27 @@ class Broker(ABC):
     @abstractmethod
     def purge(self, queue: str) -> int:
         """Drop all that waits in the queue (claimed messages stay); answer how many."""
+
+    # Topics: which queues want the messages of a name. Durable, and known to all processes of the broker.
+
+    @abstractmethod
+    def bind_topic(self, topic: str, queue: str) -> None:
+        """From now on the queue gets every message of the topic, whether anybody claims from it or not. Twice is once."""
+
+    @abstractmethod
+    def unbind_topic(self, topic: str, queue: str) -> None:
+        """The queue gets no more messages of the topic; what waits in it stays."""
+
+    @abstractmethod
+    def publish_topic(self, topic: str, envelope: Envelope, *, timeout: float | None = None) -> None:
+        """Send the envelope to every queue that is bound to the topic, in place of its own; where there is none it is gone.
+
+        As for time and errors see :meth:`publish`.
+        """
+
+    @abstractmethod
+    def delete_queue(self, queue: str) -> None:
+        """Remove the queue, what waits in it and its bindings to topics. Does nothing when there is none."""
 
     @abstractmethod
     def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:

@@ -202,6 +202,13 @@ class Actor:
 
     # -- from its own methods, in the loop that hosts it --
 
+    @property
+    def message_id(self) -> str | None:
+        """In a handler: the id of the message if it came from another process. It is the same when the message comes again, which
+        it may: delivery is at least once."""
+        letter = self._host.desk.current if self._host.desk is not None else None
+        return getattr(letter, "id", None)
+
     def postpone(self) -> None:
         """In a handler: put the message aside, to be handled again when a state has changed that handlers are bound to.
 

@@ -98,6 +98,16 @@ class Desk:
         """How many messages wait, those included that were put aside."""
         return len(self._letters) + (len(self._stash) if self._stash else 0)
 
+    @property
+    def room(self) -> int:
+        """How many more messages may come."""
+        return self._options.capacity - self.depth
+
+    @property
+    def current(self) -> Letter | None:
+        """The letter that is being handled."""
+        return self._current
+
     # -- putting in --
 
     def put_nowait(self, letter: Letter) -> None:
@@ -311,6 +321,8 @@ class Desk:
             self._put_aside(letter)
         elif reply is not None:
             reply.answer(value)
+        else:
+            letter.handled()
         self._note_handled(message, None)
 
     def _note_handled(self, message: Any, error: BaseException | None) -> None:
@@ -386,6 +398,7 @@ class Desk:
         """The letter reaches nobody; who asked learns why."""
         self.dead += 1
         name = self._host.name
+        letter.died(reason, error)
         if letter.reply is not None:
             letter.reply.fail(error or self._why(reason, letter))
             if reason != "expired":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.clock import SYSTEM_CLOCK, Clock
@@ -47,6 +48,7 @@ class MemoryBroker(Broker):
         self._waiters = 0
         self._wakes = 0
         self._wake_next = False
+        self._notices_read = 0
         self.url = f"memory://{self._space.name}"
         self.server = f"memory:{self._space.name}"
 
@@ -77,6 +79,21 @@ class MemoryBroker(Broker):
             if messages or incarnation in space.leases:
                 space.leases[incarnation] = Lease(self._clock.monotonic(), lease)
             return [_delivery(message) for message in messages]
+
+    def notify(self, notice: str, *, ttl: float) -> bool:
+        self._space.check_process()
+        with self._space.changed:
+            self._space.notices.append((self._clock.monotonic() + ttl, notice))
+        return True
+
+    def notices(self, *, look: bool = False) -> list[str]:  # noqa: ARG002 - to look costs nothing here
+        space = self._space
+        if self._notices_read == len(space.notices):
+            return []
+        with space.changed:
+            new, self._notices_read = space.notices[self._notices_read :], len(space.notices)
+        now = self._clock.monotonic()
+        return [notice for expires, notice in new if expires > now]
 
     def _take(self, queues: Sequence[str], limit: int) -> list[Message]:
         taken: list[Message] = []
@@ -237,6 +254,28 @@ class MemoryBroker(Broker):
         self._space.check_process()
         with self._space.changed:
             return len(self._space.waiting.pop(queue, ()))
+
+    def bind_topic(self, topic: str, queue: str) -> None:
+        self._space.check_process()
+        with self._space.changed:
+            self._space.topics[topic].add(queue)
+
+    def unbind_topic(self, topic: str, queue: str) -> None:
+        self._space.check_process()
+        with self._space.changed:
+            self._space.topics[topic].discard(queue)
+
+    def publish_topic(self, topic: str, envelope: Envelope, *, timeout: float | None = None) -> None:
+        self._space.check_process()
+        with self._space.changed:
+            queues = sorted(self._space.topics[topic])
+        self.publish([replace(envelope, queue=queue) for queue in queues], timeout=timeout)
+
+    def delete_queue(self, queue: str) -> None:
+        self.purge(queue)
+        with self._space.changed:
+            for queues in self._space.topics.values():
+                queues.discard(queue)
 
     def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:
         self._space.check_process()

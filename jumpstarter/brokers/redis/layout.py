@@ -72,6 +72,7 @@ class Keys:
         self.quarantine = f"{prefix}jumpstarter.quarantine"
         self.quarantine_order = f"{prefix}jumpstarter.quarantine.order"
         self.waits = f"{prefix}jumpstarter.waits"
+        self.notices = f"{prefix}jumpstarter.notices"
         self._queues: dict[str, QueueKeys] = {}
 
     def claims(self, incarnation: str) -> str:
@@ -91,6 +92,12 @@ class Keys:
 
     def wait_list(self, incarnation: str, source: str) -> str:
         return f"{self.prefix}jumpstarter.wait.{incarnation}:{source}"
+
+    def topic(self, topic: str) -> str:
+        return f"{self.prefix}jumpstarter.topic.{topic}"
+
+    def topics_of(self, queue: str) -> str:
+        return f"{self.prefix}jumpstarter.topics_of.{queue}"
 
     def binding(self, exchange: str) -> str:
         return f"{self.prefix}_kombu.binding.{exchange}"

@@ -1,0 +1,1 @@
+"""Looped pipelines: poll → process → settle, within somebody else's limits."""
