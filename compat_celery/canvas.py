@@ -1829,8 +1829,8 @@ chord = _chord
 
 
 def _known_size(tasks: Any) -> int | None:
-    # A generator's length is not known before it has come to its end.
-    return len(tasks) if isinstance(tasks, list | tuple) and not isinstance(tasks, _regen) else None
+    """How many there are; None for a generator, which asking would use up."""
+    return None if isinstance(tasks, _regen) else len(tasks)
 
 
 @Signature.register_type(name="shelved")

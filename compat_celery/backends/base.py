@@ -38,7 +38,6 @@ from compat_celery import states
 from compat_celery._names import CELERYS, OURS, celery_named
 from compat_celery._state import current_app, get_current_task
 from compat_celery.app.task import Context
-from compat_celery.app.tickets import is_body_ticket
 from compat_celery.backends.documents import (
     COMPRESSED_PAYLOAD_MAGIC,
     children_of,
@@ -52,7 +51,6 @@ from compat_celery.canvas import _chain, _chord, group, maybe_signature
 from compat_celery.exceptions import (
     BackendGetMetaError,
     BackendStoreError,
-    CanvasExpired,
     ChordError,
     ImproperlyConfigured,
     NotRegistered,
@@ -403,7 +401,8 @@ class Backend:
         for task in _reporting_tasks(callback):
             request = step_request(task)
             # An errback that was linked to the outer chord was linked to this one as well: it has been told.
-            request.chord = _without_errbacks(request.chord, callback.options.get("link_error"), self.app)
+            if told := callback.options.get("link_error"):
+                request.chord = _without_errbacks(self.app.shelf.opened(request.chord), told)
             backend.on_chord_part_return(request, states.FAILURE, exc)
         return info
 
@@ -809,13 +808,10 @@ class Backend:
         return unpickle_backend, (type(self), args, kwargs or {})
 
 
-def _without_errbacks(sig: Any, told: Any, app: Any) -> Any:
-    """A copy of a chord's body without the errbacks that were told already."""
-    told = maybe_list(told) or []
-    if told and is_body_ticket(sig):
-        with suppress(CanvasExpired):  # whoever completes the chord will say so
-            sig = maybe_signature(sig, app=app)
+def _without_errbacks(sig: Any, told: Any) -> Any:
+    """A copy of a chord's body without the errbacks that were told already. Pure."""
     errbacks = maybe_list((sig or {}).get("options", {}).get("link_error")) or []
+    told = maybe_list(told) or []
     left = [errback for errback in errbacks if errback not in told]
     if len(left) == len(errbacks):
         return sig
