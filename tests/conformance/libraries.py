@@ -85,10 +85,22 @@ LIBRARIES = (
         packages=("pytest-flask", "pytest-cov", "setuptools<81"),
         tests=("tests",),
     ),
-    Library(name="celery-dyrygent", version="0.8.0", what="workflows of any shape, kept by a task that looks after them", shape="canvases"),
+    Library(
+        name="celery-dyrygent",
+        version="0.8.0",
+        what="workflows of any shape, kept by a task that looks after them",
+        shape="canvases",
+    ),
     Library(name="celery-heimdall", version="1.0.1", what="unique and rate-limited tasks", shape="base class"),
     Library(name="celery-once", version="3.0.1", what="tasks that are in the queue once at most", shape="base class"),
-    Library(name="celery-redbeat", version="2.4.2", what="a scheduler that keeps its schedule in Redis", shape="beat's classes", packages=("fakeredis", "python-dateutil"), tests=("tests",)),
+    Library(
+        name="celery-redbeat",
+        version="2.4.2",
+        what="a scheduler that keeps its schedule in Redis",
+        shape="beat's classes",
+        packages=("fakeredis", "python-dateutil"),
+        tests=("tests",),
+    ),
     Library(name="celery-singleton", version="0.3.1", what="tasks of which one call at a time exists", shape="base class"),
     Library(
         name="django-celery-beat",
@@ -195,7 +207,13 @@ def run(library: Library, place: Place, side: str, tests: Sequence[str | Path], 
         log = folder / f"{library.name}-{side}.log"
         with log.open("a") as output:
             subprocess.run(
-                [*command, *left_out, *options, *map(str, tests)], cwd=cwd, env=env, stdout=output, stderr=output, timeout=PATIENCE, check=False
+                [*command, *left_out, *options, *map(str, tests)],
+                cwd=cwd,
+                env=env,
+                stdout=output,
+                stderr=output,
+                timeout=PATIENCE,
+                check=False,
             )
     return Found(dict(_outcomes(report))) if report.exists() else Found({"it did not start": "failed"})
 
@@ -285,7 +303,12 @@ def main(arguments: Sequence[str]) -> int:
                 continue
             line = compare(library, sides, logs, rest)
             lines.append(line)
-            print(f"{library.name} {library.version}: its own tests {line.own}, uses {line.uses}", *line.missed, sep="\n    ", flush=True)
+            print(
+                f"{library.name} {library.version}: its own tests {line.own}, uses {line.uses}",
+                *line.missed,
+                sep="\n    ",
+                flush=True,
+            )
     except CannotDownload as why:
         print(f"cannot run: {why}", file=sys.stderr)
         return 2
