@@ -100,8 +100,8 @@ class Desk:
 
     @property
     def room(self) -> int:
-        """How many more messages may come."""
-        return self._options.capacity - self.depth
+        """How many more messages may come; none while the actor is not there."""
+        return self._options.capacity - self.depth if self._is_open else 0
 
     @property
     def current(self) -> Letter | None:

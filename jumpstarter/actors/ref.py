@@ -123,10 +123,12 @@ async def ask(host: Host, message: Any, seconds: float) -> Any:
     """See :meth:`ActorRef.ask`."""
     desk = desk_for(host, message)
     service = host.service
-    if desk.is_full() or service is None or service.task_group is None or service.deadlines.thread != threading.get_ident():
+    if service is None or service.task_group is None or desk.is_full():
+        return await _ask_slowly(host, desk, message, seconds)
+    deadlines = service.deadlines
+    if deadlines.is_closed or deadlines.thread != threading.get_ident():
         return await _ask_slowly(host, desk, message, seconds)
     reply = Reply()
-    deadlines = service.deadlines
     deadlines.add(service.task_group, reply, seconds, host.name, message)
     try:
         desk.put_nowait(Letter(message, reply))
