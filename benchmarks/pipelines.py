@@ -1,7 +1,7 @@
 """What the loop itself costs: rows through a step that does nothing, in batches of 1,000, leases and settling included.
 
-``python benchmarks/pipelines.py [--rows 200000] [--check]``. It must be at least 100,000 rows/s from memory, and 50,000 on SQLite and
-Redis. Putting the rows into the queue is not counted for the latter two (it is printed), and is for memory, which reads a list.
+``python benchmarks/pipelines.py [--rows 200000] [--check]``. It must be at least 100,000 rows/s from memory, and 50,000 on SQLite
+and Redis. Putting the rows into the queue is not counted for the latter two (it is printed), and is for memory, which reads a list.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def measure(kind: str, rows: int, url: str, backend: str) -> float:
 
 
 def main() -> int:
+    """0, or 1 when ``--check`` failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--check", action="store_true", help="fail where it is slower than it must be")

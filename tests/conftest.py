@@ -1,6 +1,7 @@
 """Fixtures for all tests: every test marked ``anyio`` runs on asyncio and on trio, in real time unless its folder says more."""
 
 import logging
+import os
 
 import pytest
 
@@ -9,6 +10,16 @@ def pytest_addoption(parser):
     group = parser.getgroup("simulation", "the simulated workers of tests/simulation")
     group.addoption("--simulation-seed", type=int, metavar="SEED", help="tell this story only, and print it")
     group.addoption("--simulation-seeds", type=int, metavar="COUNT", help="tell so many stories of each kind")
+
+
+def pytest_collection_modifyitems(items):
+    """`make test` has 25 minutes for everything."""
+    if "RELIABILITY" in os.environ:
+        return
+    skip = pytest.mark.skip(reason="heavy: `make chaos` runs it, or RELIABILITY=short (or full)")
+    for item in items:
+        if item.get_closest_marker("heavy"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -256,17 +256,17 @@ def page(lines: Sequence[Line]) -> str:
     """The page of the documentation."""
     head = f"""# Libraries
 
-Applications and libraries from PyPI that ship Celery tasks, installed without Celery and run, unmodified, through the alias. *Its own tests*
-are those that its source distribution brings; *uses* are tests of ours that use it as its documentation says, with a worker and Redis. Each
-number is what Jumpstarter passes, of what genuine Celery {CELERY_VERSION} passes in the same environment. `make conformance SUITE=libraries` writes
-this page.
+Applications and libraries from PyPI that ship Celery tasks, installed without Celery and run, unmodified, through the
+alias. *Its own tests* are those that its source distribution brings; *uses* are tests of ours that use it as its
+documentation says, with a worker and Redis. Each number is what Jumpstarter passes, of what genuine Celery
+{CELERY_VERSION} passes in the same environment. `make conformance SUITE=libraries` writes this page.
 
 | library | version | what it brings | leans on | its own tests | uses |
 |---|---|---|---|---:|---:|
 """
 
     def figures(pair: tuple[int, int] | None) -> str:
-        return "–" if pair is None else f"{pair[0]} of {pair[1]}"
+        return "-" if pair is None else f"{pair[0]} of {pair[1]}"
 
     rows = [
         f"| {line.library.name} | {line.library.version} | {line.library.what} | {line.library.shape} "
