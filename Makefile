@@ -55,6 +55,7 @@ chaos: $(VENV)/.dev servers ## kill, stop and cut off real workers and brokers f
 SUITE ?= integration
 conformance: $(VENV)/.dev servers ## Celery's own test suite against ours, beside what genuine Celery passes; SUITE=integration|unit|path
 	$(BIN)/python -m tests.conformance $(SUITE) $(CONFORMANCE)
+	test "$(SUITE)" != integration || MIXED_CHORDS=200 $(BIN)/python -m pytest -q -s tests/wire/test_mixed_chords.py
 
 clean: ## the environment and everything that was built
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -28,10 +28,12 @@ STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("rabbitmq", "throughput.py", ("--broker", "rabbitmq", "--results", "off")),
     ("rabbitmq-results", "throughput.py", ("--broker", "rabbitmq", "--results", "on")),
     ("publishing", "publishing.py", ()),
+    ("startup", "startup.py", ()),
     ("latency", "latency.py", ()),
     ("waiting", "waiting.py", ()),
     ("idle", "idle.py", ()),
     ("shapes", "shapes.py", ()),
+    ("canvases", "canvases.py", ()),
 )
 
 

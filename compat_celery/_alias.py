@@ -12,25 +12,21 @@ which can then do without: the module is complete. See test_threads_that_import_
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
-import importlib.metadata
 import importlib.util
-import os
 import sys
 import threading
 from collections.abc import Iterable, Sequence
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compat_celery._names import CELERYS, OURS
 
-__all__ = ("install_as_celery", "is_installed")
+if TYPE_CHECKING:
+    from importlib.metadata import DistributionFinder
 
-#: What ``importlib.metadata.version("celery")`` answers.
-VERSION = "5.7.0"
+__all__ = ("install_as_celery", "is_installed")
 
 
 def install_as_celery() -> None:
@@ -64,7 +60,10 @@ def _renamed(name: str, prefix: str, other: str) -> str | None:
     return other + name[len(prefix) :] if name == prefix or name.startswith(prefix + ".") else None
 
 
-class _Finder(importlib.abc.MetaPathFinder):
+# None of these derives from importlib.abc: that imports 30 modules, and this one is loaded at every start of Python.
+
+
+class _Finder:
     """Stands first on ``sys.meta_path``."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -76,13 +75,17 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         found = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if found is not None and found.loader is not None:
-            found.loader = _Announcing(found.loader)
+            found.loader = _Announcing(found.loader)  # type: ignore[assignment] # see above
         return found
 
-    def find_distributions(self, context: importlib.metadata.DistributionFinder.Context | None = None) -> Iterable[Any]:
+    def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterable[Any]:
         """Celery's metadata, for packages that look whether it is installed and which one."""
         name = context.name if context is not None else None
-        return [_Distribution()] if name is None or name.lower() == CELERYS else []
+        if name is not None and name.lower() != CELERYS:
+            return []
+        from compat_celery._distribution import CeleryDistribution  # noqa: PLC0415 - who asks has imported importlib.metadata
+
+        return [CeleryDistribution()]
 
 
 def _twin_spec(fullname: str, ours: str) -> ModuleSpec | None:
@@ -90,7 +93,8 @@ def _twin_spec(fullname: str, ours: str) -> ModuleSpec | None:
     spec = module.__spec__ if module is not None else importlib.util.find_spec(ours)
     if spec is None:
         return None
-    twin = ModuleSpec(fullname, _Twin(ours), origin=spec.origin, is_package=spec.submodule_search_locations is not None)
+    loader: Any = _Twin(ours)
+    twin = ModuleSpec(fullname, loader, origin=spec.origin, is_package=spec.submodule_search_locations is not None)
     twin.submodule_search_locations = spec.submodule_search_locations
     return twin
 
@@ -107,7 +111,7 @@ class _Chain(threading.local):
 _chain = _Chain()
 
 
-class _Announcing(importlib.abc.Loader):
+class _Announcing:
     """Loads a module of ours by its own loader, and then announces it under Celery's name."""
 
     def __init__(self, real: Any) -> None:
@@ -147,7 +151,7 @@ def _announce(name: str) -> None:
             raise
 
 
-class _Twin(importlib.abc.InspectLoader):
+class _Twin:
     """Gives a module of ours under Celery's name."""
 
     def __init__(self, ours: str) -> None:
@@ -183,21 +187,3 @@ class _Twin(importlib.abc.InspectLoader):
         """Its code, for ``python -m celery``."""
         code: CodeType | None = self._ask("get_code")
         return code
-
-
-class _Distribution(importlib.metadata.Distribution):
-    """What ``importlib.metadata`` says about the distribution ``celery``."""
-
-    FILES = {  # noqa: RUF012 - a constant
-        "METADATA": f"Metadata-Version: 2.1\nName: {CELERYS}\nVersion: {VERSION}\nSummary: Jumpstarter under Celery's name\n",
-        "entry_points.txt": "[console_scripts]\ncelery = celery.__main__:main\n",
-        "top_level.txt": f"{CELERYS}\n",
-    }
-
-    def read_text(self, filename: str) -> str | None:
-        """A file of the metadata, or None."""
-        return self.FILES.get(filename)
-
-    def locate_file(self, path: str | os.PathLike[str]) -> Any:
-        """Where a file of the distribution is."""
-        return Path(__file__).parent.parent / path

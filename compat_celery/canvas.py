@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import time
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections import deque
@@ -63,6 +64,9 @@ __all__ = (
 
 Options = dict[str, Any]
 _SignatureType = TypeVar("_SignatureType", bound="type[Signature]")
+
+#: Seconds after which members of a group that a generator has brought are sent without those that are still to come.
+_TAKES_ITS_TIME = 0.1
 
 #: What a chain uses up itself instead of handing it to its first task.
 _CHAIN_RUN_OPTIONS = frozenset({"chord", "group_id", "group_index", "link", "link_error", "parent_id", "root_id", "task_id"})
@@ -943,7 +947,9 @@ class _chain(Signature):  # noqa: N801 - Celery's name, which the wire and pickl
         if link:
             tasks[0].extend_list_option("link", link)
         first = tasks.pop()
-        result = first.apply_async(**_prepare_chain_from_options(options, tasks, self._links_steps(app)))
+        links = self._links_steps(app)
+        later = tasks if links else app.shelf.steps(tasks, options)
+        result = first.apply_async(**_prepare_chain_from_options(options, later, links))
         # The frozen result of a single step would do, but for a group, whose members fulfil the one that sending it returned.
         return results[0] if tasks else result
 
@@ -1317,7 +1323,7 @@ class group(Signature):  # noqa: N801 - Celery's public name
     ) -> Iterator[tuple[Any, Any, str]]:
         """Copies of the members as they are sent: ``(signature, result, group id)``. Groups in the group are flattened, in
         order."""
-        for index, member in enumerate(tasks):
+        for index, member in enumerate(_one_by_one(tasks)):
             task = member.clone() if isinstance(member, abstract.CallableSignature) else Signature.from_dict(member, app=app)
             if isinstance(task, group):
                 yield from task._prepared(task.tasks, partial_args, group_id, root_id, app, freeze=freeze)
@@ -1341,9 +1347,17 @@ class group(Signature):  # noqa: N801 - Celery's public name
         group_index: int | None = None,  # noqa: ARG002 - each member has its own
         **options: Any,
     ) -> Generator[Any, None, None]:
-        """Send the members and yield their results. The chord's size is known to the backend before the last one is sent."""
+        """Send the members and yield their results. The chord's size is known to the backend before the last one is sent.
+
+        They are sent together; those of a generator that takes its time as they come.
+        """
+        from compat_celery.app import publisher  # noqa: PLC0415 - building canvases does without brokers
+
         app = app or self.app
         chord_size = 0
+        early = isinstance(self.tasks, _regen) and not publisher.is_collecting()
+        # Its first items have been read by now.
+        sent = 0.0 if early and self.tasks.slowest > _TAKES_ITS_TIME else time.monotonic()
         with ExitStack() as stack:
             producer = stack.enter_context(app.producer_or_acquire(producer))
             stack.enter_context(app.bulk_publish())
@@ -1353,6 +1367,9 @@ class group(Signature):  # noqa: N801 - Celery's public name
                 if body is not None and is_last:
                     app.backend.set_chord_size(group_id, chord_size)
                 sig.apply_async(producer=producer, add_to_parent=False, chord=body, args=args, kwargs=kwargs, **options)
+                if early and time.monotonic() - sent > _TAKES_ITS_TIME:
+                    publisher.flush()
+                    sent = time.monotonic()
                 if p and not p.cancelled and not p.ready:
                     # Not barrier.add(): that would keep the results alive for as long as anything waits for them.
                     p.size += 1
@@ -1391,7 +1408,9 @@ class group(Signature):  # noqa: N801 - Celery's public name
         if isinstance(self.tasks, _regen):
             to_freeze, to_keep = itertools.tee(self._unroll_tasks(self.tasks))
             results = regen(self._freeze_tasks(to_freeze, group_id, chord, root_id, parent_id))
+            slowest = self.tasks.slowest
             self.tasks = regen(to_keep)
+            self.tasks.slowest = slowest
             return own_id, results
         members: list[Any] = []
         results = list(self._freeze_unroll(members, group_id, chord, root_id, parent_id))
@@ -1424,7 +1443,7 @@ class group(Signature):  # noqa: N801 - Celery's public name
                 yield task.freeze(group_id=group_id, chord=chord, root_id=root_id, parent_id=parent_id, group_index=index)
 
     def _unroll_tasks(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        for task in tasks:
+        for task in _one_by_one(tasks):
             yield maybe_signature(task, app=self._app).clone()
 
     def _freeze_unroll(
@@ -1464,6 +1483,11 @@ class group(Signature):  # noqa: N801 - Celery's public name
         except LookupError:
             app = None
         return app if app is not None else current_app
+
+
+def _one_by_one(tasks: Iterable[Any]) -> Iterator[Any]:
+    """The members; those of a generator as soon as they come."""
+    return tasks.one_by_one() if isinstance(tasks, _regen) else iter(tasks)
 
 
 def _marking_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
@@ -1709,7 +1733,8 @@ class _chord(Signature):  # noqa: N801 - Celery's name, which the wire and pickl
         for name in ("chain", "chord", "task_id"):
             options.pop(name, None)
         header.options["task_id"] = group_id
-        frozen = header._freeze_group_tasks(group_id=group_id, chord=body, root_id=root_id)
+        carried = app.shelf.body(body, _known_size(header.tasks), options)
+        frozen = header._freeze_group_tasks(group_id=group_id, chord=carried, root_id=root_id)
         if header.tasks:
             app.backend.apply_chord(frozen, body, interval=interval, countdown=countdown, max_retries=max_retries)
             body_result.parent = header.apply_async(partial_args, kwargs, task_id=group_id, **{**options, **delay})
@@ -1803,6 +1828,24 @@ class _chord(Signature):  # noqa: N801 - Celery's name, which the wire and pickl
 chord = _chord
 
 
+def _known_size(tasks: Any) -> int | None:
+    """How many there are; None for a generator, which asking would use up."""
+    return None if isinstance(tasks, _regen) else len(tasks)
+
+
+@Signature.register_type(name="shelved")
+class _shelved(Signature):  # noqa: N801 - beside the other types
+    """What a ticket for the shelf stands for; there are no objects of this class."""
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any], app: Any = None) -> Any:
+        """The signature on the shelf.
+
+        :raises CanvasExpired: it is not there any more.
+        """
+        return (app or current_app).shelf.signature(d)
+
+
 def _put_below(header_result: Any, body_result: Any) -> None:
     """Make the header's result the first ancestor of the body's."""
     seen = set()
@@ -1865,7 +1908,7 @@ def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:
         if clone:
             d = d.clone()
     elif isinstance(d, dict):
-        d = signature(d)
+        d = signature(d, app=app) if d.get("subtask_type") == "shelved" else signature(d)
     if app is not None:
         d._app = app
     return d

@@ -31,17 +31,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from numbers import Number
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
-from click import ClickException
-from kombu.exceptions import OperationalError
-from kombu.utils.encoding import safe_repr
-
+from compat_celery._later import kombu_encoding
 from compat_celery._names import celery_named
 from compat_celery.utils.serialization import get_pickleable_exception
+
+if TYPE_CHECKING:
+    from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
+
+    from compat_celery.app.publish_errors import NotPublished, OperationalError, PublishError, PublishUnconfirmed
+    from compat_celery.bin._errors import CeleryCommandException
 
 __all__ = (
     "AlreadyRegistered",
@@ -51,6 +54,7 @@ __all__ = (
     "BackendStoreError",
     "CDeprecationWarning",
     "CPendingDeprecationWarning",
+    "CanvasExpired",
     "CeleryCommandException",
     "CeleryError",
     "CeleryWarning",
@@ -86,6 +90,25 @@ __all__ = (
     "WorkerTerminate",
     "reraise",
 )
+
+#: Names that are looked up when they are needed, and where: kombu, billiard and click take long to import.
+_ORIGINS = {
+    **dict.fromkeys(("SoftTimeLimitExceeded", "Terminated", "TimeLimitExceeded", "WorkerLostError"), "billiard.exceptions"),
+    **dict.fromkeys(("NotPublished", "OperationalError", "PublishError", "PublishUnconfirmed"), "compat_celery.app.publish_errors"),
+    "CeleryCommandException": "compat_celery.bin._errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ORIGINS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_ORIGINS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ORIGINS})
 
 
 def reraise(tp: type[BaseException], value: BaseException, tb: TracebackType | None = None) -> NoReturn:  # noqa: ARG001 - Celery's signature
@@ -169,7 +192,7 @@ class Retry(TaskPredicate):
             self.exc, self.excs = None, exc
         else:
             self.exc = get_pickleable_exception(exc)
-            self.excs = safe_repr(exc) if exc else None
+            self.excs = kombu_encoding.safe_repr(exc) if exc else None
         self.when = when
         self.is_eager = is_eager
         self.sig = sig
@@ -305,27 +328,8 @@ class WorkerShutdown(SystemExit):
 
 
 @celery_named
-class PublishError(OperationalError):  # type: ignore[misc] # kombu has no annotations
-    """A call could not be published in time. Which of the two it is tells whether it may be published again.
-
-    :ivar sent: ids of the tasks of the same bulk that were sent before; empty where one call was published alone.
-    """
-
-    sent: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        text = super().__str__()
-        return f"{text} The first {len(self.sent)} messages of the bulk were sent before." if self.sent else text
-
-
-@celery_named
-class NotPublished(PublishError):
-    """Nothing was sent: it may be published again."""
-
-
-@celery_named
-class PublishUnconfirmed(PublishError):
-    """It was sent, and no answer came: whether it arrived is unknown, and whoever publishes it again may publish it twice."""
+class CanvasExpired(CeleryError):
+    """The rest of a chain, or the body of a chord, is not stored any more, so that what it belongs to cannot go on."""
 
 
 @celery_named
@@ -356,12 +360,3 @@ class BackendStoreError(BackendError):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()} state:{self.state} task_id:{self.task_id}"
-
-
-@celery_named
-class CeleryCommandException(ClickException):
-    """A command failed; the process ends with ``exit_code``."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message=message)
-        self.exit_code = exit_code  # type: ignore[misc] # click declares the default on the class

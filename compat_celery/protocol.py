@@ -14,18 +14,19 @@ decide about messages (due, expired, unknown task) whose payload only the one th
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from kombu import compression as kombu_compression
-from kombu import serialization
-from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
-from kombu.utils import json as kombu_json
-
+from compat_celery._later import kombu_compression, kombu_exceptions, kombu_json
+from compat_celery._later import kombu_serialization as serialization
 from compat_celery.utils.saferepr import saferepr
 from jumpstarter.errors import Undecodable
 from jumpstarter.jobs import Envelope
+
+if TYPE_CHECKING:
+    from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
 
 __all__ = (
     "Call",
@@ -44,6 +45,14 @@ __all__ = (
 )
 
 JSON = "application/json"
+
+_ERRORS = frozenset({"ContentDisallowed", "DecodeError", "EncodeError"})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ERRORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(kombu_exceptions, name)
 
 
 class TaskMessage(NamedTuple):
@@ -133,6 +142,11 @@ class Call(NamedTuple):
 # Writing.
 
 
+def _said(embed: dict[str, Any]) -> dict[str, Any]:
+    """With the ticket of a long chain (see app.tickets), which no genuine worker reads: what is not there need not be said."""
+    return {name: value for name, value in embed.items() if value is not None}
+
+
 def task_message_v2(
     task_id: str,
     name: str,
@@ -205,6 +219,8 @@ def task_message_v2(
             "expires": expires,
         }
     embed = {"callbacks": callbacks, "errbacks": errbacks, "chain": chain, "chord": chord}
+    if chain and isinstance(chain[-1], str):
+        embed = _said(embed)
     return TaskMessage(headers, {"correlation_id": task_id, "reply_to": reply_to or ""}, (args, kwargs, embed), event)
 
 
@@ -263,15 +279,21 @@ def task_message_v1(
 #: Characters of ``argsrepr`` and ``kwargsrepr``.
 REPR_LENGTH = 1024
 
+
+def _json_default(value: Any) -> Any:
+    """What JSON does not know, as kombu writes it."""
+    return kombu_json.JSONEncoder().default(value)
+
+
 # One encoder for the process: building it anew for every call, as json.dumps(cls=…) does, costs as much as encoding a small body,
 # and JSONEncoder.encode builds the C part anew. Without its check for circles, which ends in a RecursionError instead.
-_json_encoder = kombu_json.JSONEncoder()
 _make_encoder: Any = getattr(json.encoder, "c_make_encoder", None)
 _json_encode: Callable[[Any, int], tuple[str, ...]] | None = _make_encoder and _make_encoder(
-    None, _json_encoder.default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
+    None, _json_default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
 )
 _json_plain = json.JSONDecoder()
-_json_typed = json.JSONDecoder(object_hook=kombu_json.object_hook)
+_json_encoder = json.JSONEncoder(default=_json_default)
+_json_typed = json.JSONDecoder(object_hook=lambda found: kombu_json.object_hook(found))  # noqa: PLW0108 - looked up when needed
 
 
 def encode(data: Any, serializer: str | None = "json", compression: str | None = None) -> Payload:
@@ -284,13 +306,18 @@ def encode(data: Any, serializer: str | None = "json", compression: str | None =
     """
     content_type: str = JSON
     content_encoding: str = "utf-8"
-    codec = serialization.registry._encoders.get("json") if serializer == "json" else None
-    if codec is not None and codec[2] is _KOMBU_JSON_DUMPS:
+    # People replace "json" by a codec of their own (kombu.serialization.register), at any time; the fast way must not bypass it.
+    # Where kombu's registry was never imported, nobody did. Written out, as it is on the way of every message.
+    is_kombus = serializer == "json" and (
+        "kombu.serialization" not in sys.modules
+        or ((codec := serialization.registry._encoders.get("json")) is not None and codec[2] is kombu_json.dumps)
+    )
+    if is_kombus:
         try:
             text: str = _json_encoder.encode(data) if _json_encode is None else "".join(_json_encode(data, 0))
             body = text.encode()
         except Exception as error:
-            raise EncodeError(error) from error
+            raise kombu_exceptions.EncodeError(error) from error
     else:
         content_type, content_encoding, raw = serialization.dumps(data, serializer=serializer)
         body = raw.encode(content_encoding) if isinstance(raw, str) else bytes(raw)
@@ -319,18 +346,13 @@ def decode(
     if compression:
         body = _decompress(body, compression)
     codecs = serialization.registry
-    is_kombus = codecs._decoders.get(JSON) is _KOMBU_JSON_LOADS and JSON not in codecs._disabled_content_types
+    is_kombus = codecs._decoders.get(JSON) is kombu_json.loads and JSON not in codecs._disabled_content_types
     if is_kombus and content_type == JSON and content_encoding in UTF8:
         return _decode_json(body)
     return serialization.loads(body, content_type, content_encoding, accept=accept)
 
 
 UTF8 = frozenset({"utf-8", "UTF-8", "utf8", None})
-
-# People replace kombu's "json" by their own codec (kombu.serialization.register), at any time; the fast ways here must not bypass
-# theirs.
-_KOMBU_JSON_DUMPS = kombu_json.dumps
-_KOMBU_JSON_LOADS = kombu_json.loads
 
 
 def _decode_json(body: bytes) -> Any:
@@ -342,21 +364,21 @@ def _decode_json(body: bytes) -> Any:
             return _json_typed.decode(text)
         return _json_plain.decode(text)
     except Exception as error:
-        raise DecodeError(error) from error
+        raise kombu_exceptions.DecodeError(error) from error
 
 
 def _decompress(body: bytes, compression: str) -> bytes:
     try:
         plain: bytes = kombu_compression.decompress(body, compression)
     except Exception as error:
-        raise DecodeError(f"cannot decompress the body ({compression!r}): {error!r}") from error
+        raise kombu_exceptions.DecodeError(f"cannot decompress the body ({compression!r}): {error!r}") from error
     return plain
 
 
 def _refuse(content_type: str | None) -> NoReturn:
     name = serialization.registry.type_to_name.get(content_type)
     shown = f"{name} ({content_type})" if name else content_type
-    raise ContentDisallowed(f"Refusing to deserialize untrusted content of type {shown}")
+    raise kombu_exceptions.ContentDisallowed(f"Refusing to deserialize untrusted content of type {shown}")
 
 
 # Reading.

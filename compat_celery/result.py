@@ -143,7 +143,11 @@ class AsyncResult(ResultBase):
     #: Raised by ``get()`` when the time is over.
     TimeoutError = TimeoutError
     id: Any = None
-    backend: Any = None
+
+    @cached_property
+    def backend(self) -> Any:
+        """Where to ask. Who only publishes never does, and needs none."""
+        return self.app.backend
 
     def __init__(
         self,
@@ -157,7 +161,8 @@ class AsyncResult(ResultBase):
             raise ValueError(f"AsyncResult requires valid id, not {type(id)}")
         self.app = _state.app_or_default(app or self.app)
         self.id = id
-        self.backend = backend or self.app.backend
+        if backend:
+            self.backend = backend
         self.parent = parent
         self._cache: dict[str, Any] | None = None
         self._ignored = False
@@ -555,8 +560,8 @@ class AsyncResult(ResultBase):
         return self.id, self.backend, None, None, self.parent
 
     def __del__(self) -> None:
-        # For backends of third parties that wait in the background; ours keep nothing.
-        backend = self.backend
+        # For backends of third parties that wait in the background; ours keep nothing. Who was never asked waits for nothing.
+        backend = vars(self).get("backend")
         if backend is not None:
             backend.remove_pending_result(self)
 

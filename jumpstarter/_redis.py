@@ -7,7 +7,6 @@ twice behind the caller's back: a repeated publish is a second message.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import select
 import threading
@@ -15,7 +14,8 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -370,21 +370,39 @@ def pack(commands: Sequence[Command]) -> bytes:
 
 
 class Script:
-    """A Lua script and its SHA-1."""
+    """A Lua script and its SHA-1.
 
-    __slots__ = ("sha", "source")
+    :param source: the script, or what reads it when it is first needed: a program that only publishes needs one of twenty.
+    """
 
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    def __init__(self, source: str | Callable[[], str]) -> None:
+        self._read = source
+
+    @cached_property
+    def source(self) -> str:
+        return self._read if isinstance(self._read, str) else self._read()
+
+    @cached_property
+    def sha(self) -> str:
+        return _sha1(self.source.encode())
 
     def command(self, keys: Sequence[Argument], arguments: Sequence[Argument], *, whole: bool = False) -> list[Argument]:
         head: list[Argument] = ["EVAL", self.source] if whole else ["EVALSHA", self.sha]
         return [*head, len(keys), *keys, *arguments]
 
 
-#: Results in Lua: documents, joins and fences, for the results' own scripts and for the broker's settle.
-RESULTS_LUA: Final = (files("jumpstarter") / "_redis.lua").read_text("utf-8")
+def _sha1(data: bytes) -> str:
+    try:
+        from _sha1 import sha1  # type: ignore[import-not-found] # noqa: PLC0415 - as hashlib's, without loading OpenSSL
+    except ImportError:  # a Python that was built without it
+        from hashlib import sha1  # noqa: PLC0415 - as above
+    return str(sha1(data, usedforsecurity=False).hexdigest())
+
+
+def results_script(source: str | Callable[[], str] = "") -> Script:
+    """A script that begins with what documents, joins and fences are in Lua: of the results' own, and the broker's settle."""
+    common = Path(__file__).with_name("_redis.lua")
+    return Script(lambda: common.read_text("utf-8") + (source if isinstance(source, str) else source()))
 
 
 # All connections of one broker or store

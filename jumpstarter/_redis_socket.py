@@ -49,7 +49,9 @@ def open_socket(kind: str, options: Mapping[str, Any], timeout: float) -> tuple[
 
 
 def _tcp(host: str, port: int, timeout: float) -> socket.socket:
-    sock = socket.create_connection((host, port), timeout)
+    # As bytes, where that is the same: for text Python loads its tables of international names.
+    name: Any = host.encode() if host.isascii() else host
+    sock = socket.create_connection((name, port), timeout)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return sock

@@ -12,13 +12,12 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
-from kombu import Connection, Consumer, Exchange, Producer, Queue
-from kombu.common import Broadcast
-
 from compat_celery import signals
+from compat_celery._later import kombu, kombu_common
 from compat_celery._names import celery_named
-from compat_celery.app import publisher
+from compat_celery.app import agents, publisher
 from compat_celery.app import routes as _routes
+from compat_celery.local import Proxy, class_property
 from compat_celery.protocol import TaskMessage, task_message_v1, task_message_v2
 from compat_celery.utils.functional import maybe_list
 from compat_celery.utils.nodenames import anon_nodename
@@ -82,11 +81,11 @@ class Queues(dict[str, Any]):
         self.create_missing = create_missing
         self.create_missing_queue_type = create_missing_queue_type
         self.create_missing_queue_exchange_type = create_missing_queue_exchange_type
-        self.autoexchange = Exchange if autoexchange is None else autoexchange
+        self.autoexchange = kombu.Exchange if autoexchange is None else autoexchange
         self.max_priority = max_priority
         named = queues if isinstance(queues, Mapping) else {queue.name: queue for queue in queues or ()}
         for name, queue in named.items():
-            if isinstance(queue, Queue):
+            if isinstance(queue, kombu.Queue):
                 self.add(queue)
             else:
                 self.add_compat(name, **queue)
@@ -115,7 +114,7 @@ class Queues(dict[str, Any]):
 
     def add(self, queue: Any, **kwargs: Any) -> Any:
         """Add a queue, or one of that name with these options."""
-        if not isinstance(queue, Queue):
+        if not isinstance(queue, kombu.Queue):
             return self.add_compat(queue, **kwargs)
         return self._add(queue)
 
@@ -124,7 +123,7 @@ class Queues(dict[str, Any]):
         options.setdefault("routing_key", options.get("binding_key"))
         if options["routing_key"] is None:
             options["routing_key"] = name
-        return self._add(Queue.from_dict(name, **options))
+        return self._add(kombu.Queue.from_dict(name, **options))
 
     def _add(self, queue: Any) -> Any:
         if self.default_exchange and (queue.exchange is None or queue.exchange.name == ""):
@@ -171,10 +170,10 @@ class Queues(dict[str, Any]):
         if kind not in {"classic", "quorum"}:
             raise ValueError(f"Invalid queue type '{kind}'. Valid types are 'classic' and 'quorum'.")
         if self.create_missing_queue_exchange_type:
-            exchange = Exchange(name, self.create_missing_queue_exchange_type)
+            exchange = kombu.Exchange(name, self.create_missing_queue_exchange_type)
         else:
             exchange = self.autoexchange(name)
-        return Queue(name, exchange, name, queue_arguments={"x-queue-type": "quorum"} if kind == "quorum" else None)
+        return kombu.Queue(name, exchange, name, queue_arguments={"x-queue-type": "quorum"} if kind == "quorum" else None)
 
     @property
     def consume_from(self) -> dict[str, Any]:
@@ -200,10 +199,6 @@ class _PublishDefaults(NamedTuple):
 class AMQP:
     """``app.amqp``: how the app's messages are made and where they go."""
 
-    Connection = Connection
-    Consumer = Consumer
-    Producer = Producer
-    BrokerConnection = Connection
     queues_cls = Queues
 
     #: Makes the exchange of queues that are created when they are asked for; ``lambda name: None`` sends to the queue directly.
@@ -214,6 +209,12 @@ class AMQP:
 
     _rtable: Any = None
     _producer_pool: Any = None
+
+    #: Kombu's classes.
+    Connection = class_property(lambda _: kombu.Connection)
+    Consumer = class_property(lambda _: kombu.Consumer)
+    Producer = class_property(lambda _: kombu.Producer)
+    BrokerConnection = Connection
 
     def __init__(self, app: Celery) -> None:
         self.app = app
@@ -246,7 +247,7 @@ class AMQP:
         if not queues and conf.task_default_queue:
             arguments = {"x-queue-type": "quorum"} if conf.task_default_queue_type == "quorum" else None
             queues = (
-                Queue(
+                kombu.Queue(
                     conf.task_default_queue,
                     exchange=self.default_exchange,
                     routing_key=conf.task_default_routing_key,
@@ -269,6 +270,8 @@ class AMQP:
     def Router(self, queues: Any = None, create_missing: bool | None = None) -> _routes.Router:  # noqa: N802 - Celery's public name
         """The router of the app's calls."""
         missing = self.app.either("task_create_missing_queues", create_missing)
+        if queues is None and self.plain_default_queue is not None:
+            return _routes.Router(self.routes, None, missing, app=self.app, queues_when_needed=lambda: self.queues)
         return _routes.Router(self.routes, queues or self.queues, missing, app=self.app)
 
     def flush_routes(self) -> None:
@@ -293,14 +296,28 @@ class AMQP:
         return self.queues[self.app.conf.task_default_queue]
 
     @cached_property
+    def plain_default_queue(self) -> Any:
+        """What stands for the default queue where the settings say nothing of queues: it is made when somebody looks at it, and
+        publishing to Redis does not. None where it has to be made."""
+        conf = self.app.conf
+        is_plain = (
+            "queues" not in vars(self)
+            and not conf.task_queues
+            and self.queues_cls is _QueuesT
+            and conf.task_default_exchange_type == "direct"
+            and type(self).Queues is AMQP.Queues
+        )
+        return Proxy(lambda: self.default_queue) if is_plain else None
+
+    @cached_property
     def router(self) -> _routes.Router:
         """The router of the app's calls."""
         return self.Router()
 
     @cached_property
-    def default_exchange(self) -> Exchange:
+    def default_exchange(self) -> Any:
         """The exchange of queues that name none."""
-        return Exchange(self.app.conf.task_default_exchange, self.app.conf.task_default_exchange_type)
+        return kombu.Exchange(self.app.conf.task_default_exchange, self.app.conf.task_default_exchange_type)
 
     @cached_property
     def utc(self) -> bool:
@@ -378,12 +395,15 @@ class AMQP:
         """
         args, kwargs = checked_arguments(args, kwargs)
         argstext, kwargstext = self.texts_of(args, kwargs) if argsrepr is None or kwargsrepr is None else ("", "")
+        eta = self._moment(countdown or None, eta, "countdown", now, timezone)
+        if chain or chord:
+            chain, chord = self.app.shelf.carried(chain, chord, eta)
         return task_message_v2(
             task_id,
             name,
             args,
             kwargs,
-            eta=self._moment(countdown or None, eta, "countdown", now, timezone),
+            eta=eta,
             expires=self._moment(expires, None, "expires", now, timezone),
             group_id=group_id,
             group_index=group_index,
@@ -525,10 +545,16 @@ class AMQP:
         properties.update(kwargs)
         if queue is None and exchange is None:
             queue = self.default_queue
-        if isinstance(queue, str):
+        if type(queue) is not Proxy and isinstance(queue, str):
             queue = self.queues[queue]
-        exchange, routing_key = self._address(queue, exchange, routing_key, exchange_type)
-        if declare is None and queue is not None and not isinstance(queue, Broadcast):
+        if type(queue) is Proxy and exchange is None and routing_key is None and exchange_type is None:
+            # What _address() says of the default queue, without making it.
+            exchange, routing_key, declare = "", self.app.conf["task_default_queue"], [queue] if declare is None else declare
+            mode = None
+        else:
+            exchange, routing_key = self._address(queue, exchange, routing_key, exchange_type)
+            mode = getattr(getattr(queue, "exchange", None), "delivery_mode", None)
+        if declare is None and queue is not None and not isinstance(queue, kombu_common.Broadcast):
             declare = [queue]
         retry = defaults.retry if retry is None else retry
         policy = {**defaults.retry_policy, **retry_policy} if retry_policy else defaults.retry_policy
@@ -544,7 +570,7 @@ class AMQP:
                 properties=properties,
                 retry_policy=policy,
             )
-        answer = producer.publish(
+        answer = agents.publish_of(producer)(
             body,
             exchange=exchange,
             routing_key=routing_key,
@@ -552,9 +578,7 @@ class AMQP:
             compression=compression or defaults.compression,
             retry=retry,
             retry_policy=policy,
-            delivery_mode=delivery_mode
-            or getattr(getattr(queue, "exchange", None), "delivery_mode", None)
-            or defaults.delivery_mode,
+            delivery_mode=delivery_mode or mode or defaults.delivery_mode,
             declare=declare,
             headers=message_headers,
             timeout=timeout,
@@ -623,7 +647,7 @@ class AMQP:
     ) -> None:
         event.update(
             queue=getattr(queue, "name", queue),
-            exchange=exchange.name if isinstance(exchange, Exchange) else exchange,
+            exchange=getattr(exchange, "name", exchange),
             routing_key=routing_key,
         )
         (dispatcher or self._event_dispatcher).publish("task-sent", event, producer, retry=retry, retry_policy=policy)

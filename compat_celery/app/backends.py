@@ -13,13 +13,19 @@ __all__ = ("by_name", "by_url")
 
 BACKEND_ALIASES = {
     "cache": "compat_celery.backends.cache:CacheBackend",
+    "database": "compat_celery.backends.database:DatabaseBackend",
+    "db": "compat_celery.backends.database:DatabaseBackend",
     "disabled": "compat_celery.backends.base:DisabledBackend",
+    "file": "compat_celery.backends.filesystem:FilesystemBackend",
     "memory": "compat_celery.backends.memory:MemoryBackend",
     "redis": "compat_celery.backends.redis:RedisBackend",
     "rediss": "compat_celery.backends.redis:RedisBackend",
     "socket": "compat_celery.backends.redis:RedisBackend",
     "sqlite": "compat_celery.backends.sqlite:SQLiteBackend",
 }
+
+#: Of these, :meth:`on_task_call` does nothing.
+SILENT = frozenset(BACKEND_ALIASES[name] for name in ("memory", "redis", "sqlite"))
 
 #: Names of backends that Celery has and Jumpstarter has not, unless another package brings them.
 _CELERYS_OWN = frozenset(
@@ -31,11 +37,8 @@ _CELERYS_OWN = frozenset(
         "cosmosdbsql",
         "couchbase",
         "couchdb",
-        "database",
-        "db",
         "dynamodb",
         "elasticsearch",
-        "file",
         "gs",
         "mongodb",
         "riak",
@@ -45,7 +48,10 @@ _CELERYS_OWN = frozenset(
     }
 )
 
-_SUPPORTED = "redis://…, rediss://…, redis+socket://…, sqlite:///…, memory://, cache+memory:// and disabled"
+_SUPPORTED = (
+    "redis://…, rediss://…, redis+socket://…, sqlite:///…, memory://, cache+memory://, "
+    "cache+memcached://…, db+postgresql://…, file:///folder and disabled"
+)
 
 
 def by_name(backend: Any = None, loader: Any = None, extension_namespace: str = "celery.result_backends") -> Any:
@@ -57,7 +63,10 @@ def by_name(backend: Any = None, loader: Any = None, extension_namespace: str = 
     """
     backend = backend or "disabled"
     loader = loader or current_app.loader
-    aliases = {**BACKEND_ALIASES, **loader.override_backends, **dict(load_extension_class_names(extension_namespace))}
+    # Ours come first, so that the metadata of all installed packages is read only for names that we do not know.
+    aliases = {**BACKEND_ALIASES, **loader.override_backends}
+    if backend not in aliases:
+        aliases.update(load_extension_class_names(extension_namespace))
     if backend in _CELERYS_OWN and backend not in aliases:
         raise ImproperlyConfigured(f"Celery's result backend {backend!r} does not exist in Jumpstarter. There are {_SUPPORTED}.")
     try:

@@ -19,13 +19,10 @@ from operator import attrgetter
 from typing import Any, ClassVar, Self
 from weakref import WeakSet
 
-from kombu import pools
-from kombu.clocks import LamportClock
-from kombu.common import oid_from
-from kombu.exceptions import LimitExceeded
 from vine import starpromise
 
 from compat_celery import signals
+from compat_celery._later import kombu_exceptions
 from compat_celery._names import CELERYS, OURS, celery_named
 from compat_celery._state import (
     _announce_app_finalized,
@@ -59,7 +56,7 @@ from compat_celery.app.utils import (
     bugreport,
     detect_settings,
 )
-from compat_celery.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured, OperationalError
+from compat_celery.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured
 from compat_celery.loaders import get_loader_cls
 from compat_celery.local import PromiseProxy, maybe_evaluate
 from compat_celery.utils import abstract
@@ -238,7 +235,6 @@ class Celery:
         self._local = threading.local()
         self._backend_cache: Any = None
         self._brokers: dict[tuple[str, str], Broker] = {}
-        self.clock = LamportClock()
         self.main = main
         self.amqp_cls = amqp or self.amqp_cls
         self.events_cls = events or self.events_cls
@@ -579,11 +575,13 @@ class Celery:
         digest: str = DEFAULT_SECURITY_DIGEST,
         serializer: str = "json",
     ) -> Any:
-        """Sign messages (Celery's ``auth`` serializer). Not there yet.
+        """Sign what this process sends, and accept only what is signed. See :func:`compat_celery.security.setup_security`.
 
-        :raises NotImplementedError: always.
+        :raises ImproperlyConfigured: a file is not named, or the settings would still send or accept other messages.
         """
-        raise NotImplementedError("setup_security: signed messages are still to come")
+        from compat_celery.security import setup_security  # noqa: PLC0415 - it needs a package that is an extra
+
+        return setup_security(allowed_serializers, key, key_password, cert, store, digest, serializer, app=self)
 
     def prepare_config(self, c: Any) -> Any:
         """For subclasses: the configuration before it is used."""
@@ -774,7 +772,7 @@ class Celery:
             is_ours = isinstance(connection, publisher.Connection)
             producer = connection.Producer() if is_ours else amqp.Producer(connection, auto_declare=False)
         with self.producer_or_acquire(producer) as chosen:
-            if not ignore_result:
+            if not (ignore_result or self._listens_to_nothing):
                 self.backend.on_task_call(chosen, task_id)
             if isinstance(chosen, publisher.Producer):
                 amqp.send_task_message(chosen, name, message, **options)
@@ -919,6 +917,8 @@ class Celery:
     def pool(self) -> Any:
         """Kombu's pool of connections, for programs that take some from it. Publishing does not."""
         if self._pool is None:
+            from kombu import pools  # noqa: PLC0415 - publishing does without
+
             pools.set_limit(self.conf.broker_pool_limit)
             self._pool = pools.connections[self.connection_for_write()]
         return self._pool
@@ -929,8 +929,8 @@ class Celery:
         timeout, limit = self.conf.broker_pool_acquire_timeout, self.conf.broker_pool_limit
         try:
             return self.pool.acquire(block=True, timeout=timeout)
-        except LimitExceeded as error:
-            raise OperationalError(
+        except kombu_exceptions.LimitExceeded as error:
+            raise kombu_exceptions.OperationalError(
                 f"Timed out waiting for a broker connection after {timeout}s. All {limit} connections are in use. Consider "
                 f"increasing broker_pool_limit (currently {limit}) or broker_pool_acquire_timeout (currently {timeout}s)."
             ) from error
@@ -969,6 +969,14 @@ class Celery:
             return EmbeddedBackend(self)
         backend, url = backends.by_url(configured, self.loader)
         return backend(app=self, url=url)
+
+    @cached_property
+    def _listens_to_nothing(self) -> bool:
+        """Whether results are in a store of ours, which need not hear of a call before it is sent. Found out without making it."""
+        configured = self.backend_cls or self.conf.result_backend
+        scheme = configured.partition("://")[0] if isinstance(configured, str) else ""
+        found = backends.BACKEND_ALIASES.get(scheme, "") if self._backend is None and not self.loader.override_backends else ""
+        return found in backends.SILENT
 
     @property
     def _is_embedded(self) -> bool:
@@ -1083,6 +1091,13 @@ class Celery:
         return prepare_annotations(self.conf.task_annotations)
 
     @cached_property
+    def shelf(self) -> Any:
+        """Where large canvases lie while they run; see :mod:`compat_celery.app.shelf`."""
+        from compat_celery.app.shelf import Shelf  # noqa: PLC0415 - only canvases need it
+
+        return Shelf(self)
+
+    @cached_property
     def amqp(self) -> Any:
         """Queues, routes and messages."""
         return instantiate(self.amqp_cls, app=self)
@@ -1124,7 +1139,7 @@ class Celery:
     @cached_property
     def oid(self) -> str:
         """A name for this app in this process."""
-        return str(oid_from(self, threads=False))
+        return uuid()
 
     @property
     def thread_oid(self) -> str:
@@ -1132,9 +1147,17 @@ class Celery:
         try:
             return self._local.oid  # type: ignore[no-any-return] # set below
         except AttributeError:
-            made: str = oid_from(self, threads=True)
+            # Celery makes it of the machine, the process, the thread and this object; a random one is as unlike others.
+            made: str = uuid()
             self._local.oid = made
             return made
+
+    @cached_property
+    def clock(self) -> Any:
+        """The logical clock of what this app says to others."""
+        from kombu.clocks import LamportClock  # noqa: PLC0415 - publishing does without
+
+        return LamportClock()
 
     # Pickling: as how it was made, not with what it holds.
 

@@ -4,6 +4,7 @@ there to every worker's :mod:`compat_celery.worker.pidbox`, ours or genuine Cele
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.matcher import match
 from kombu.pidbox import Mailbox
+from kombu.utils.functional import maybe_list
 
 from compat_celery._names import celery_named
 from compat_celery.exceptions import DuplicateNodenameWarning, ImproperlyConfigured
+from jumpstarter.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from compat_celery.app.base import Celery
@@ -225,7 +228,8 @@ class Control:
         :param terminate: and to end it if it runs.
         :param signal: how, as Celery names signals.
         """
-        arguments = {"task_id": task_id, "terminate": terminate, "signal": signal or TERM_SIGNAL}
+        said = self._say({"revoke": [str(each) for each in maybe_list(task_id) or ()]}, destination, kwargs)
+        arguments = {"task_id": task_id, "terminate": terminate, "signal": signal or TERM_SIGNAL, **said}
         return self.broadcast("revoke", arguments, destination, **kwargs)
 
     def revoke_by_stamped_headers(
@@ -237,8 +241,23 @@ class Control:
         **kwargs: Any,
     ) -> Any:
         """Tell workers not to start tasks that carry one of these stamps (a value, or several, for each header)."""
-        arguments = {"headers": headers, "terminate": terminate, "signal": signal or TERM_SIGNAL}
+        said = self._say({"revoke_stamps": headers}, destination, kwargs)
+        arguments = {"headers": headers, "terminate": terminate, "signal": signal or TERM_SIGNAL, **said}
         return self.broadcast("revoke_by_stamped_headers", arguments, destination, **kwargs)
+
+    def _say(self, notice: Mapping[str, Any], destination: Any, selection: Mapping[str, Any]) -> dict[str, bool]:
+        """Say it through the broker, if it is for all workers and the broker can: nothing that is published from now on starts
+        before its worker knows. Workers of ours then need not hear it from the broadcast, and are told so."""
+        from compat_celery.app.publisher import broker_for  # noqa: PLC0415 - it imports the brokers
+        from compat_celery.worker.state import REVOKE_EXPIRES  # noqa: PLC0415 - only who revokes
+
+        if destination or selection.get("pattern"):
+            return {}
+        try:
+            was_said = broker_for(self.app, write=True).notify(json.dumps(notice), ttl=REVOKE_EXPIRES)
+        except (BrokerUnavailable, TypeError):  # the broadcast will raise what there is to say
+            return {}
+        return {"said": True} if was_said else {}
 
     def terminate(self, task_id: Any, destination: Sequence[str] | None = None, signal: str | None = None, **kwargs: Any) -> Any:
         """:meth:`revoke` that also ends what runs."""

@@ -16,23 +16,31 @@ from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import kombu
-from kombu import Exchange, Queue
-from kombu.exceptions import OperationalError
-
-from compat_celery import protocol
+from compat_celery import exceptions, protocol
+from compat_celery._later import kombu
 from compat_celery.app.utils import sanitize_url
-from compat_celery.exceptions import ImproperlyConfigured, NotPublished, PublishError, PublishUnconfirmed, QueueNotFound
+from compat_celery.exceptions import ImproperlyConfigured, QueueNotFound
 from jumpstarter import errors
 from jumpstarter.abc.broker import Broker
+from jumpstarter.abc.results import Results
 from jumpstarter.brokers import open_broker
 from jumpstarter.embedded.home import file_in, home
 from jumpstarter.errors import BrokerUnavailable, ConfigurationError
-from jumpstarter.jobs import Envelope
+from jumpstarter.jobs import Document, Envelope
 from jumpstarter.telemetry import tracing
 
 if TYPE_CHECKING:
     from compat_celery.app.base import Celery
+    from compat_celery.app.connection import Connection
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Connection":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from compat_celery.app.connection import Connection  # noqa: PLC0415 - kombu's, which publishing does without
+
+    return Connection
+
 
 __all__ = (
     "Connection",
@@ -44,6 +52,7 @@ __all__ = (
     "bulk_publish",
     "capture",
     "embedded_url",
+    "store_first",
 )
 
 #: Schemes whose URLs name a Jumpstarter broker; kombu knows some of them too, but other things by it.
@@ -70,7 +79,7 @@ NOT_FOR_AMQP = frozenset({*REDIS_OPTIONS, *AMQP_OPTIONS, "confirm_publish"})
 BULK_LIMIT = 10_000
 BULK_BYTES = 32 << 20
 
-#: Celery's default of ``broker_heartbeat``. Told no other, our workers ask for the lease of their claims, a quarter of it.
+#: Celery's default of ``broker_heartbeat``. Told no other, our workers take the lease of their claims.
 HEARTBEAT = 120
 
 #: Seconds for a publish where no setting says another number: Celery's default for making a connection.
@@ -150,6 +159,8 @@ def _options_for(app: Celery, url: str) -> dict[str, Any]:
     scheme = url.partition("://")[0]
     if scheme in AMQP_SCHEMES:
         return _amqp_options(app)
+    if scheme not in OUR_SCHEMES:
+        return _kombu_options(app)
     names = REDIS_OPTIONS if scheme in REDIS_SCHEMES else SQLITE_OPTIONS if scheme == "sqlite" else {}
     given = conf.broker_transport_options
     options = {ours: given[kombus] for kombus, ours in names.items() if given.get(kombus) is not None}
@@ -158,6 +169,13 @@ def _options_for(app: Celery, url: str) -> dict[str, Any]:
         if conf.broker_use_ssl:
             options["ssl"] = conf.broker_use_ssl
     return options
+
+
+def _kombu_options(app: Celery) -> dict[str, Any]:
+    """For what Kombu connects to itself."""
+    conf = app.conf
+    timeout = float(conf.broker_connection_timeout or 4)
+    return {"queues": app.amqp.queues, "timeout": timeout, "options": conf.broker_transport_options, "ssl": conf.broker_use_ssl}
 
 
 def _amqp_options(app: Celery) -> dict[str, Any]:
@@ -184,12 +202,14 @@ def _amqp_options(app: Celery) -> dict[str, Any]:
 class _Sink:
     """Collects what is published in a context, and what shall be done once it is sent."""
 
-    __slots__ = ("after", "app", "bytes", "envelopes", "send", "sent", "traced")
+    __slots__ = ("after", "app", "bytes", "documents", "envelopes", "send", "sent", "traced")
 
     def __init__(self, app: Celery | None = None, send: Callable[[Sequence[Envelope]], None] | None = None) -> None:
         self.app = app
         self.envelopes: list[Envelope] = []
         self.after: list[Callable[[], None]] = []
+        #: What has to be stored before they are sent, and where.
+        self.documents: list[tuple[Results, Document]] = []
         self.send = send
         self.bytes = 0
         self.sent: list[str] = []
@@ -205,10 +225,12 @@ class _Sink:
 
     def flush(self) -> None:
         envelopes, self.envelopes, self.bytes = self.envelopes, [], 0
-        if envelopes and self.send is not None:
+        documents, self.documents = self.documents, []
+        if (envelopes or documents) and self.send is not None:
             try:
+                _store(documents)
                 self.send(envelopes)
-            except PublishError as error:
+            except exceptions.PublishError as error:
                 error.sent = tuple(self.sent)
                 raise
             self.sent += [str(envelope.headers.get("id")) for envelope in envelopes]
@@ -269,6 +291,18 @@ def bulk_publish(
     sink.flush()
 
 
+def is_collecting() -> bool:
+    """Whether a block around us collects what is published."""
+    return _sink.get() is not None
+
+
+def flush() -> None:
+    """Send now what the block of :func:`bulk_publish` around us has collected. There must be one."""
+    sink = _sink.get()
+    assert sink is not None
+    sink.flush()
+
+
 def newest() -> Envelope | None:
     """The message that the block around us collected last; None without a block, or when it has sent everything."""
     sink = _sink.get()
@@ -280,6 +314,29 @@ def add(envelope: Envelope) -> None:
     sink = _sink.get()
     assert sink is not None
     sink.add(envelope)
+
+
+def store_first(app: Celery, store: Results, documents: Sequence[Document]) -> None:
+    """Store what the next message refers to: at once, or just before it is sent where a block around us sends in bulk.
+
+    :raises NotPublished: the store does not answer; nothing was sent.
+    """
+    sink = _sink.get()
+    if sink is not None and sink.send is not None and sink.app is app:
+        sink.documents += [(store, document) for document in documents]
+    else:
+        _store([(store, document) for document in documents])
+
+
+def _store(documents: Sequence[tuple[Results, Document]]) -> None:
+    by_store: dict[Results, list[Document]] = {}
+    for store, document in documents:
+        by_store.setdefault(store, []).append(document)
+    for store, some in by_store.items():
+        try:
+            store.put(some)
+        except errors.ResultsUnavailable as error:
+            raise exceptions.NotPublished(f"a canvas could not be stored, and so nothing was sent: {error}") from error
 
 
 def on_sent(announce: Callable[[], None]) -> None:
@@ -355,11 +412,12 @@ class Producer:
             wire_headers["compression"] = payload.compression
         properties["delivery_mode"] = _delivery_mode(delivery_mode)
         properties["priority"] = priority or 0
-        if expiration is not None:
-            properties["expiration"] = str(int(expiration * 1000))
         broker = self.broker
+        # A server that drops what has expired tells nobody: whoever waits for the task would wait for ever. Workers see the header.
+        if expiration is not None and not (broker.routes and wire_headers.get("expires")):
+            properties["expiration"] = str(int(expiration * 1000))
         due = _due(wire_headers) if broker.exclusive else None
-        name = exchange.name if isinstance(exchange, Exchange) else exchange or ""
+        name = exchange if isinstance(exchange, str) else getattr(exchange, "name", exchange) or ""
         envelopes = [
             Envelope(
                 queue=queue,
@@ -452,14 +510,14 @@ class Producer:
                 broker.publish(envelopes, timeout=left / max(1, len(self._alternates) - attempt + 1))
             except errors.PublishUnconfirmed as error:
                 self._leave(broker)
-                raise PublishUnconfirmed(f"{error}. {IN_DOUBT}") from error
+                raise exceptions.PublishUnconfirmed(f"{error}. {IN_DOUBT}") from error
             except BrokerUnavailable as error:
                 self._leave(broker)
                 waits = waits or (iter(()) if retry_policy is None else _waits(retry_policy))
                 wait = next(waits, None)
                 passed = time.monotonic() - began
                 if wait is None or passed + wait >= within:
-                    raise NotPublished(f"{error}. {NOTHING_SENT.format(attempts=attempt, seconds=passed)}") from error
+                    raise exceptions.NotPublished(f"{error}. {NOTHING_SENT.format(attempts=attempt, seconds=passed)}") from error
                 time.sleep(wait)
             else:
                 return
@@ -533,7 +591,7 @@ def queues_bound_to(exchange: str, routing_key: str, candidates: Sequence[Any]) 
     """
     found: dict[str, None] = {}
     for queue in candidates:
-        if not isinstance(queue, Queue) or queue.exchange is None or queue.exchange.name != exchange:
+        if not isinstance(queue, kombu.Queue) or queue.exchange is None or queue.exchange.name != exchange:
             continue
         if _matches(queue.exchange.type, queue.routing_key or "", routing_key):
             found[queue.name] = None
@@ -574,87 +632,3 @@ class ProducerPool:
 
     def force_close_all(self) -> None:
         """Nothing is kept open here."""
-
-
-class Connection(kombu.Connection):  # type: ignore[misc] # kombu has no annotations
-    """Passes for a Kombu connection to a broker that is ours: it can be looked at, and publishes by our producer."""
-
-    def __init__(self, url: str, *args: Any, app: Celery, **kwargs: Any) -> None:
-        # Kombu asks a transport of its own what URLs look like; its one in memory is nearest to ours.
-        super().__init__(*args, **{"transport": "memory", **kwargs})
-        self.app = app
-        self.url = url
-
-    def ensure_connection(
-        self,
-        errback: Callable[[Exception, float], Any] | None = None,
-        max_retries: int | None = None,
-        interval_start: float = 2,
-        interval_step: float = 2,
-        interval_max: float = 30,
-        callback: Callable[[], Any] | None = None,  # noqa: ARG002 - kombu's signature
-        **_: Any,
-    ) -> Self:
-        """Return when the broker answers.
-
-        :param max_retries: how often to try again; None: for ever.
-        :param errback: called with the error and the seconds until the next attempt.
-        :raises OperationalError: it does not answer.
-        """
-        policy = {
-            "max_retries": max_retries,
-            "interval_start": interval_start,
-            "interval_step": interval_step,
-            "interval_max": interval_max,
-        }
-        waits = _waits(policy)
-        while True:
-            try:
-                self.connect()
-            except OperationalError as error:
-                wait = next(waits, None)
-                if wait is None:
-                    raise
-                if errback is not None:
-                    errback(error, wait)
-                time.sleep(wait)
-            else:
-                return self
-
-    def connect(self) -> Broker:
-        """The broker, once it has answered.
-
-        :raises OperationalError: it does not answer.
-        """
-        broker = broker_for(self.app, self.url)
-        try:
-            broker.ping()
-        except BrokerUnavailable as error:
-            raise OperationalError(str(error)) from error
-        return broker
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker answers now."""
-        try:
-            self.connect()
-        except OperationalError:
-            return False
-        return True
-
-    def as_uri(self, include_password: bool = False, mask: str = "**", getfields: Any = None) -> str:  # noqa: ARG002 - kombu's signature
-        """The URL, without its password unless that is asked for."""
-        return self.url if include_password else str(sanitize_url(self.url, mask))
-
-    def Producer(self, *_: Any, **__: Any) -> Producer:  # noqa: N802 - kombu's name
-        """A producer for this broker."""
-        return Producer(self.app, self.url)
-
-    def clone(self, **_: Any) -> Connection:
-        """Another one like it."""
-        return Connection(self.url, app=self.app)
-
-    def release(self) -> None:
-        """Nothing to give back: the app keeps its brokers, see ``app.close()``."""
-
-    _close = close = release

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kombu import Queue
-
+from compat_celery._later import kombu
 from compat_celery._names import celery_named
 from compat_celery.exceptions import QueueNotFound
 from compat_celery.utils.collections import lpmerge
-from compat_celery.utils.functional import maybe_evaluate, mlazy
+from compat_celery.utils.functional import evaluated, mlazy
 from compat_celery.utils.imports import symbol_by_name
 
 __all__ = ("MapRoute", "Router", "expand_router_string", "prepare")
@@ -50,9 +49,18 @@ def _as_route(route: Any) -> dict[str, Any]:
 class Router:
     """Adds to a call's options where it goes."""
 
-    def __init__(self, routes: Any = None, queues: Any = None, create_missing: bool = False, app: Any = None) -> None:
+    def __init__(
+        self,
+        routes: Any = None,
+        queues: Any = None,
+        create_missing: bool = False,
+        app: Any = None,
+        queues_when_needed: Callable[[], Any] | None = None,
+    ) -> None:
+        """:param queues_when_needed: gives the queues instead of ``queues``; not called before one of them is looked at."""
         self.app = app
-        self.queues = {} if queues is None else queues
+        self._queues = {} if queues is None and queues_when_needed is None else queues
+        self._queues_when_needed = queues_when_needed
         self.routes = [] if routes is None else routes
         self.create_missing = create_missing
 
@@ -72,17 +80,25 @@ class Router:
             options = {option: value for option, value in options.items() if value is not None}
             default = self.app.conf["task_default_queue"]
             if default:
-                options["queue"] = self._queue(default)
+                plain = self.app.amqp.plain_default_queue if self._queues is None else None
+                options["queue"] = self._queue(default) if plain is None else plain
         return options
+
+    @property
+    def queues(self) -> Any:
+        """The queues by their names."""
+        if self._queues is None and self._queues_when_needed is not None:
+            self._queues = self._queues_when_needed()
+        return self._queues
 
     def expand_destination(self, route: Any) -> dict[str, Any]:
         """The route with its queue's name replaced by the queue."""
         queue, route = (route, {}) if isinstance(route, str) else (route.pop("queue", None), route)
         if queue:
-            route["queue"] = queue if isinstance(queue, Queue) else self._queue(queue)
+            route["queue"] = queue if isinstance(queue, kombu.Queue) else self._queue(queue)
         return route  # type: ignore[no-any-return] # it was a dict or is one now
 
-    def _queue(self, name: str) -> Queue:
+    def _queue(self, name: str) -> Any:
         try:
             return self.queues[name]
         except KeyError:
@@ -98,7 +114,7 @@ class Router:
 
     def query_router(self, router: Any, task: str, args: Any, kwargs: Any, options: Any, task_type: Any) -> Any:
         """What one router says: a function, or an object with ``route_for_task``."""
-        router = maybe_evaluate(router)
+        router = evaluated(router)
         if hasattr(router, "route_for_task"):
             return router.route_for_task(task, args, kwargs)
         return router(task, args, kwargs, options, task=task_type)

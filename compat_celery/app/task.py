@@ -9,12 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import anyio.to_thread
-from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from kombu import serialization
-from kombu.exceptions import OperationalError
-
 from compat_celery import states
+from compat_celery._later import kombu_exceptions
 from compat_celery._names import celery_named
 from compat_celery._state import _task_stack, current_app
 from compat_celery.app.annotations import resolve_all as resolve_all_annotations
@@ -206,8 +202,6 @@ class Task:
     """A task. ``@app.task`` makes a subclass of it from a function; or subclass it and define :meth:`run`."""
 
     MaxRetriesExceededError = MaxRetriesExceededError
-    OperationalError = OperationalError
-
     #: For subclasses that replace what Celery's own worker does with a message.
     Strategy: Any = "celery.worker.strategy:default"
     Request: Any = "celery.worker.request:Request"
@@ -379,6 +373,11 @@ class Task:
         module = type(self).__module__
         return _unpickle_task_v2, (self.name, module if module and module in sys.modules else None), None
 
+    @class_property
+    def OperationalError(cls) -> Any:  # noqa: N802, N805 - Celery's public name; a property of the class
+        """Raised when a call cannot be published: kombu's."""
+        return kombu_exceptions.OperationalError
+
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """What the task does."""
         raise NotImplementedError("Tasks must define the run method.")
@@ -489,6 +488,8 @@ class Task:
         options: dict[str, Any],
     ) -> EagerResult:
         """Run here, with the arguments as a worker would get them."""
+        from kombu import serialization  # noqa: PLC0415 - publishing does without
+
         from compat_celery.result import denied_join_result  # noqa: PLC0415 - it imports the app
 
         serializer = options.get("serializer") or getattr(producer, "serializer", None) or app.conf.task_serializer
@@ -503,11 +504,15 @@ class Task:
 
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
         """As :meth:`apply_async`, without holding up the loop while the message is sent."""
-        return await anyio.to_thread.run_sync(lambda: self.apply_async(args, kwargs, **options))
+        from anyio import to_thread  # noqa: PLC0415 - most publishers have no loop
+
+        return await to_thread.run_sync(lambda: self.apply_async(args, kwargs, **options))
 
     async def aapply_async_many(self, args_list: Any = None, kwargs_list: Any = None, **options: Any) -> list[AsyncResult]:
         """As :meth:`apply_async_many`, without holding up the loop while the messages are made and sent."""
-        return await anyio.to_thread.run_sync(lambda: self.apply_async_many(args_list, kwargs_list, **options))
+        from anyio import to_thread  # noqa: PLC0415 - most publishers have no loop
+
+        return await to_thread.run_sync(lambda: self.apply_async_many(args_list, kwargs_list, **options))
 
     def shadow_name(self, args: Any, kwargs: Any, options: dict[str, Any]) -> str | None:
         """For subclasses: the name of a call in logs."""
@@ -611,6 +616,8 @@ class Task:
 
         :param throw: raise its error instead of giving it as the result (default: the setting ``task_eager_propagates``).
         """
+        from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # noqa: PLC0415 - publishing does without
+
         from compat_celery.app import trace  # noqa: PLC0415 - it imports this module; agents replace its build_tracer
         from compat_celery.result import EagerResult  # noqa: PLC0415 - it imports the app
 
@@ -668,7 +675,9 @@ class Task:
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult:  # noqa: N802 - Celery's public name
         """The result of the call with that id."""
-        return self._get_app().AsyncResult(task_id, backend=self.backend, task_name=self.name, **kwargs)  # type: ignore[no-any-return] # the app's class
+        # None: the result finds the app's by itself, when it needs it.
+        backend = self._backend if type(self).backend is Task.backend else self.backend
+        return self._get_app().AsyncResult(task_id, backend=backend, task_name=self.name, **kwargs)  # type: ignore[no-any-return] # the app's class
 
     def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature:
         """A call that is not made yet: arguments and options."""
@@ -745,8 +754,13 @@ class Task:
             for task in maybe_list(sig.tasks) or []:
                 task.set(replaced_task_nesting=nesting)
         # What came after this task in a chain comes after its replacement, with the ids that it had.
-        for following in reversed(request.chain or []):
-            step = canvas.signature(following, app=self.app)
+        following = request.chain or []
+        if not isinstance(following, list | tuple):
+            # On the shelf, and stays there: a chain in which each step replaces itself would lay down all of it each time.
+            sig.set(chain=following.wire())
+            following = []
+        for later in reversed(following):
+            step = canvas.signature(later, app=self.app)
             step.set(replaced_task_nesting=nesting)
             sig |= step
         return self.on_replace(sig)

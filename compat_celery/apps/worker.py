@@ -8,20 +8,24 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from compat_celery import __version__, signals
 from compat_celery.app.publisher import broker_for
+from compat_celery.apps.steps import Steps, steps_of
 from compat_celery.bin.worker import POOL_NAMES, write_pidfile
+from compat_celery.concurrency import BasePool, get_implementation
 from compat_celery.utils.nodenames import default_nodename, host_format
+from compat_celery.utils.sysinfo import cpu_budget, is_auto_concurrency
+from compat_celery.utils.timer2 import Timer
 from compat_celery.worker.application import CeleryApplication, tasks_of
 from compat_celery.worker.pidbox import listen
 from jumpstarter import __version__ as jumpstarter_version
-from jumpstarter.errors import ConfigurationError
+from jumpstarter.errors import BrokerUnavailable, ConfigurationError
 from jumpstarter.nodes import NodeSetup, run_node
 from jumpstarter.telemetry.log import log_transitions
 from jumpstarter.worker import WorkerOptions
@@ -85,6 +89,12 @@ class Worker:
     """A worker of a Celery app in this process. :meth:`start` returns when it has ended."""
 
     app: Any = None
+    _steps: Steps | None = None
+
+    @cached_property
+    def timer(self) -> Timer:
+        """Calls functions later, for boot steps: a thread, started at its first use."""
+        return Timer()
 
     def __init__(
         self,
@@ -93,7 +103,7 @@ class Worker:
         hostname: str | None = None,
         loglevel: str | int = "WARNING",
         logfile: str | None = None,
-        concurrency: int | None = None,
+        concurrency: int | str | None = None,
         pool: str | None = None,
         queues: Sequence[str] | None = None,
         exclude_queues: Sequence[str] | None = None,
@@ -108,9 +118,14 @@ class Worker:
         time_limit: float | None = None,
         soft_time_limit: float | None = None,
         statefile: str | None = None,
+        before_init: Callable[[], object] = lambda: None,
         **_accepted: Any,
     ) -> None:
-        """Options that are None come from the app's settings. Celery's others are accepted and without effect."""
+        """Options that are None come from the app's settings. Celery's others are accepted and without effect.
+
+        :param concurrency: a number, or ``auto``: the processors that this process may use.
+        :param before_init: called between the signals ``celeryd_init`` and ``worker_init``: modules are imported there.
+        """
         app = self.app = app or self.app
         self.hostname = default_nodename(host_format(hostname) if hostname else None)
         self.loglevel = loglevel
@@ -135,6 +150,8 @@ class Worker:
         if soft_time_limit is not None:
             app.conf.task_soft_time_limit = soft_time_limit
         signals.celeryd_init.send(sender=self.hostname, instance=self, conf=app.conf, options=dict(self._asked))
+        before_init()
+        signals.worker_init.send(sender=self)
 
     def start(self) -> int:
         """Run; answer the exit code.
@@ -142,6 +159,8 @@ class Worker:
         :raises JumpstarterError: it could not start; the message says why.
         """
         setup = self._set_up()
+        if not (self.app.conf.broker_connection_retry_on_startup or self.app.conf.broker_connection_retry):
+            self._look_for_broker(setup)
         if self.pidfile:
             write_pidfile(self.pidfile)
         try:
@@ -151,15 +170,29 @@ class Worker:
                 with suppress(OSError):
                     Path(self.pidfile).unlink()
 
+    def _look_for_broker(self, setup: NodeSetup) -> None:
+        """What Celery says when its settings forbid a second attempt; programs look for the sentence. Ours never tries again at the
+        start: a worker that cannot reach its broker says so and ends."""
+        try:
+            setup.broker.ping()
+        except BrokerUnavailable:
+            logger.critical(
+                "Retrying to establish a connection to the message broker after a connection loss has been disabled "
+                "(app.conf.broker_connection_retry_on_startup=False). Shutting down..."
+            )
+            raise
+
     def _run(self, setup: NodeSetup) -> int:
         try:
             return run_node(setup)
         finally:
+            if self._steps is not None:
+                self._steps.stop()
             signals.worker_shutdown.send(sender=self)
 
     def _set_up(self) -> NodeSetup:
         app = self.app
-        signals.worker_init.send(sender=self)
+        self._steps = steps_of(self)
         self._set_up_logging()
         signals.celeryd_after_setup.send(sender=self.hostname, instance=self, conf=app.conf)
         options = self.options()
@@ -207,7 +240,7 @@ class Worker:
             name=self.hostname,
             queues=queues_of(self.app, asked["queues"], asked["exclude"]),
             pool=POOL_NAMES[pool],
-            concurrency=asked["concurrency"] or conf.worker_concurrency or os.cpu_count() or 1,
+            concurrency=self._concurrency(asked["concurrency"] or conf.worker_concurrency, pool),
             threads=asked["threads"] or conf.get("worker_threads") or 0,
             coroutines=conf.get("worker_coroutines") or 100,
             lease=asked["lease"] or conf.get("worker_lease") or 30.0,
@@ -221,9 +254,30 @@ class Worker:
             soft_shutdown=conf.worker_soft_shutdown_timeout or 0.0,
         )
 
+    @property
+    def pool_cls(self) -> type[BasePool]:
+        """The pool, by Celery's classes."""
+        return get_implementation(self._asked["pool"] or self.app.conf.worker_pool)
+
+    def _concurrency(self, asked: int | str | None, pool: str) -> int:
+        if not is_auto_concurrency(asked):
+            return int(asked or os.cpu_count() or 1)
+        budget = cpu_budget(POOL_NAMES[pool] == "prefork")
+        quota = "no cgroup cpu quota found" if budget.quota is None else f"cgroup cpu quota={budget.quota:.2f}"
+        logger.info(
+            "worker_concurrency='auto' resolved to %d (pool=%s, %s, available cpus=%d).",
+            budget.count,
+            pool,
+            quota,
+            budget.available,
+        )
+        return budget.count
+
     def _ready(self) -> None:
         logger.info("%s ready.", self.hostname)
         signals.worker_ready.send(sender=self)
+        if self._steps is not None:
+            self._steps.start()
 
     def _stopping(self, number: int, how: str) -> None:
         signals.worker_shutting_down.send(sender=self.hostname, sig=number, how=how, exitcode=0)

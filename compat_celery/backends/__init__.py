@@ -8,7 +8,10 @@ native      the backend over Jumpstarter's own results stores, which the next th
 redis       ``redis://``, ``rediss://``, ``redis+socket://``
 sqlite      ``sqlite:///path``
 memory      ``memory://``, for one process
-cache       ``cache+memory://``, the same by Celery's name
+cache       ``cache+memory://``, the same by Celery's name, and
+memcached   ``cache+memcached://host:port``
+database    ``db+postgresql://…``, by SQLAlchemy, in Celery's tables
+filesystem  ``file:///folder``
 =========== ====================================================================================================
 
 Which class belongs to a URL is decided in ``compat_celery.app.backends``.

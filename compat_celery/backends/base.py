@@ -36,7 +36,7 @@ from kombu.utils.uuid import uuid
 
 from compat_celery import states
 from compat_celery._names import CELERYS, OURS, celery_named
-from compat_celery._state import current_app
+from compat_celery._state import current_app, get_current_task
 from compat_celery.app.task import Context
 from compat_celery.backends.documents import (
     COMPRESSED_PAYLOAD_MAGIC,
@@ -78,6 +78,7 @@ __all__ = (
     "KeyValueStoreBackend",
     "compress_payload",
     "decompress_payload",
+    "get_current_task",
 )
 
 #: Serializers that carry exceptions as they are.
@@ -325,7 +326,7 @@ class Backend:
     ) -> None:
         """Let the steps fail that come after a failed one, and tell the chord that the chain is a member of."""
         try:
-            steps = list(chain)
+            steps = list(self.app.shelf.later(chain))
         except TypeError:
             return
         for step in later_steps(steps):
@@ -398,7 +399,11 @@ class Backend:
         backend._fail_chain(callback.options.get("chain"), exc)
         # Celery leaves it at that, and a chord in whose header this one is waits for ever.
         for task in _reporting_tasks(callback):
-            backend.on_chord_part_return(step_request(task), states.FAILURE, exc)
+            request = step_request(task)
+            # An errback that was linked to the outer chord was linked to this one as well: it has been told.
+            if told := callback.options.get("link_error"):
+                request.chord = _without_errbacks(self.app.shelf.opened(request.chord), told)
+            backend.on_chord_part_return(request, states.FAILURE, exc)
         return info
 
     def _fail_body(self, body: Any, backend: Backend, exc: Any) -> tuple[ExceptionInfo, Any]:
@@ -801,6 +806,18 @@ class Backend:
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> tuple[Any, ...]:
         return unpickle_backend, (type(self), args, kwargs or {})
+
+
+def _without_errbacks(sig: Any, told: Any) -> Any:
+    """A copy of a chord's body without the errbacks that were told already. Pure."""
+    errbacks = maybe_list((sig or {}).get("options", {}).get("link_error")) or []
+    told = maybe_list(told) or []
+    left = [errback for errback in errbacks if errback not in told]
+    if len(left) == len(errbacks):
+        return sig
+    copy = sig.clone() if hasattr(sig, "clone") else {**sig, "options": dict(sig["options"])}
+    copy["options"]["link_error"] = left
+    return copy
 
 
 def _reporting_tasks(sig: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Celery's cache backend, of which there is the one in memory. Over: memory."""
+"""Celery's cache backend: in memory, or memcached. Over: memory, memcached."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from compat_celery._names import celery_named
+from compat_celery.backends.memcached import NAMES, MemcachedBackend
 from compat_celery.backends.memory import MemoryBackend
 from compat_celery.exceptions import ImproperlyConfigured
 from jumpstarter.embedded.space import Space
@@ -22,20 +23,27 @@ class DummyClient:
 
 @celery_named
 class CacheBackend(MemoryBackend):
-    """``cache+memory://``: results in the memory of this process.
+    """``cache+memory://``: results in the memory of this process. ``cache+memcached://…``: a :class:`MemcachedBackend`.
 
     :raises ImproperlyConfigured: another cache is asked for.
     """
 
     persistent = True
 
+    def __new__(cls, app: Any, url: str | None = None, **kwargs: Any) -> Any:
+        """Another class for another cache, made here."""
+        url = url or kwargs.get("backend") or app.conf.get("cache_backend")
+        scheme = (url or "memory").partition("://")[0]
+        if scheme in NAMES:
+            return MemcachedBackend(app, url=url or "", **kwargs)
+        if scheme != "memory":
+            known = ", ".join(sorted({"memory", *NAMES}))
+            raise ImproperlyConfigured(f"The cache backend {scheme!r} is unknown. There are {known}.")
+        return super().__new__(cls)
+
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
-        if url and not url.startswith("memory://"):
-            raise ImproperlyConfigured(
-                f"Of Celery's cache backends Jumpstarter has cache+memory:// only, not {url.partition('://')[0]!r}. "
-                "Use redis://… or sqlite:///… as result_backend."
-            )
-        super().__init__(app, url=url or "memory://", **kwargs)
+        kwargs.pop("backend", None)
+        super().__init__(app, url=url if url and "://" in url else "memory://", **kwargs)
 
     @cached_property
     def client(self) -> DummyClient:

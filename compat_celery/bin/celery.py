@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import click
 
 from compat_celery._alias import install_as_celery
+from compat_celery.app.agents import instrument_late
 from compat_celery.bin.base import CLIContext
 from compat_celery.bin.call import call, purge, result
 from compat_celery.bin.quarantine import quarantine
+from compat_celery.bin.upgrade import upgrade
 from compat_celery.bin.worker import worker
 
 __all__ = ("celery", "main")
@@ -57,13 +59,14 @@ def celery(
     context.obj = CLIContext(app, workdir, loader, config, no_color, quiet, settings)
 
 
-for command in (worker, call, result, purge, quarantine):
+for command in (worker, call, result, purge, quarantine, upgrade):
     celery.add_command(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; answer its exit code. ``import celery`` means ours from here on."""
     install_as_celery()
+    instrument_late()
     try:
         code = celery.main(args=None if argv is None else list(argv), prog_name="celery", standalone_mode=False)
     except click.ClickException as error:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from compat_celery.bin.base import CLIContext, CommaSeparatedList, Failure, import_modules, pass_context
-from compat_celery.exceptions import ImproperlyConfigured
+from compat_celery.exceptions import ImproperlyConfigured, SecurityError, SecurityWarning
+from compat_celery.platforms import check_privileges
+from compat_celery.utils.sysinfo import AUTO_CONCURRENCY, is_auto_concurrency
 from jumpstarter.errors import JumpstarterError
 
 __all__ = ("POOL_NAMES", "worker")
@@ -40,12 +44,29 @@ class PoolName(click.ParamType[Any]):
         return str(value)
 
 
+class Concurrency(click.ParamType[Any]):
+    """A number, or ``auto``."""
+
+    name = "number|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if is_auto_concurrency(value):
+            return AUTO_CONCURRENCY
+        number = int(value) if str(value).isdigit() else 0
+        if number < 1:
+            self.fail(f"{value!r} is neither a number above 0 nor 'auto'", param, ctx)
+        return number
+
+
 @click.command(name="worker", context_settings={"allow_extra_args": False})
 @click.option("-n", "--hostname", "--name", help="The node's name; %h, %n and %d are the host, its first part and its domain.")
 @click.option("-l", "--loglevel", default="WARNING", type=click.Choice(LOG_LEVELS, case_sensitive=False), help="Logging level.")
 @click.option("-f", "--logfile", help="Log to this file instead of stderr.")
 @click.option(
-    "-c", "--concurrency", type=click.IntRange(min=1), help="Jobs at a time; as many as there are processors if not given."
+    "-c",
+    "--concurrency",
+    type=Concurrency(),
+    help="Jobs at a time, or auto: the processors it may use; as many as there are processors if not given.",
 )
 @click.option(
     "-P", "--pool", type=PoolName(), help="prefork (default), threads, async or solo; gevent and eventlet run on threads."
@@ -78,7 +99,7 @@ def worker(
     hostname: str | None,
     loglevel: str,
     logfile: str | None,
-    concurrency: int | None,
+    concurrency: int | str | None,
     pool: str | None,
     queues: list[str] | None,
     exclude_queues: list[str] | None,
@@ -121,11 +142,19 @@ def worker(
             max_memory_per_child=max_memory_per_child,
             time_limit=time_limit,
             soft_time_limit=soft_time_limit,
+            before_init=partial(import_modules, app),
         )
-        import_modules(app)
+        _refuse_pickle_as_root(node.app.conf.accept_content)
         return node.start()
-    except (JumpstarterError, ImproperlyConfigured) as error:
+    except (JumpstarterError, ImproperlyConfigured, SecurityError) as error:
         raise Failure(str(error)) from error
+
+
+def _refuse_pickle_as_root(accepted: Any) -> None:
+    """As Celery's worker does. Without its warning about root alone: that is how containers are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecurityWarning)
+        check_privileges(accepted)
 
 
 def write_pidfile(path: str) -> None:

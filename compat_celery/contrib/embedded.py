@@ -18,6 +18,7 @@ from compat_celery.worker.application import CeleryApplication
 from jumpstarter.errors import ConfigurationError
 from jumpstarter.nodes import EmbeddedNode, NodeSetup
 from jumpstarter.worker import WorkerOptions
+from jumpstarter.worker.remote import Beside
 
 __all__ = ("embedded_worker",)
 
@@ -30,6 +31,7 @@ def embedded_worker(
     concurrency: int = 2,
     queues: Sequence[str] | None = None,
     hostname: str | None = None,
+    beside: Beside | None = None,
 ) -> Iterator[EmbeddedNode]:
     """Run a worker of this app while the block lasts: ready when it begins, and what ran is done when it ends.
 
@@ -38,6 +40,8 @@ def embedded_worker(
         safe where no other thread of the program holds a lock at that moment.
     :param concurrency: tasks at a time.
     :param queues: queues to consume from; the app's own if not given.
+    :param beside: what else lives with the worker; see :class:`jumpstarter.nodes.NodeSetup`. Its mailbox for remote control is not
+        opened by itself.
     :raises ConfigurationError: an option cannot be used.
     :raises BrokerUnavailable: the broker does not answer.
     """
@@ -55,6 +59,7 @@ def embedded_worker(
         broker=broker_for(app),
         results=getattr(app.backend, "results", None),
         options=options,
+        beside=beside,
     )
     with EmbeddedNode(setup) as node:
         yield node

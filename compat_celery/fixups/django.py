@@ -17,6 +17,7 @@ from compat_celery import _state, signals
 from compat_celery._names import celery_named
 from compat_celery.exceptions import FixupWarning, ImproperlyConfigured
 from compat_celery.local import Proxy
+from compat_celery.utils.ids import uuid
 from compat_celery.utils.imports import symbol_by_name
 from compat_celery.utils.log import get_logger
 
@@ -58,6 +59,8 @@ class DjangoFixup:
         if _state.default_app is None:
             app.set_default()
         self._worker_fixup: DjangoWorkerFixup | None = None
+        # Random, not id(self), which another fixup may get once this one is gone.
+        self._worker_init_uid = ("celery.fixups.django", uuid())
 
     def install(self) -> Self:
         """Find the project's modules, take Django's clock and task class, and wait for a worker."""
@@ -67,7 +70,7 @@ class DjangoFixup:
         if not self.app._custom_task_cls_used:
             self.app.task_cls = "celery.contrib.django.task:DjangoTask"
         signals.import_modules.connect(self.on_import_modules, sender=self.app)
-        signals.worker_init.connect(self.on_worker_init, dispatch_uid=("celery.fixups.django", id(self)))
+        signals.worker_init.connect(self.on_worker_init, dispatch_uid=self._worker_init_uid)
         return self
 
     @property

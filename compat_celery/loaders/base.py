@@ -12,9 +12,8 @@ from threading import local
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from kombu.utils import json
-
 from compat_celery import signals
+from compat_celery._later import kombu_json
 from compat_celery._names import celery_named
 from compat_celery.app.defaults import NAMESPACES, Option
 from compat_celery.utils.collections import DictAttribute, force_mapping
@@ -176,7 +175,7 @@ class BaseLoader:
 
         :raises ValueError: a value does not fit its setting.
         """
-        kinds = dict(Option.typemap, **(extra_types or {"json": json.loads}))
+        kinds = dict(Option.typemap, **(extra_types or {"json": kombu_json.loads}))
         overrides = override_types or {"tuple": "json", "list": "json", "dict": "json"}
         return dict(_setting(argument, (namespace or "").lower(), re_type, kinds, overrides) for argument in args)
 

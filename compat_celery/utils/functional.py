@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from importlib import import_module
 from itertools import islice, zip_longest
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from kombu.utils.functional import LRUCache, dictfilter, is_list, lazy, maybe_evaluate, maybe_list, memoize
-from vine import promise
+if TYPE_CHECKING:
+    from kombu.utils.functional import LRUCache, lazy, maybe_evaluate, memoize
 
 __all__ = (
     "LRUCache",
@@ -47,18 +49,67 @@ class DummyContext:
         pass
 
 
-class mlazy(lazy):  # type: ignore[misc] # noqa: N801 - kombu has no annotations; Celery's public name
-    """A value that is made at its first use and kept."""
+#: Kombu's, looked up when they are needed; see ``_later``.
+_KOMBUS = frozenset({"LRUCache", "lazy", "maybe_evaluate", "memoize"})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _KOMBUS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module("kombu.utils.functional"), name)
+    globals()[name] = value
+    return value
+
+
+class mlazy:  # noqa: N801 - Celery's public name
+    """A value that is made at its first use, by ``fun(*args, **kwargs)``, and kept."""
 
     evaluated = False
     _value: Any = None
 
+    def __init__(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self._make = partial(fun, *args, **kwargs)
+
     def evaluate(self) -> Any:
         """The value."""
         if not self.evaluated:
-            self._value = super().evaluate()
+            self._value = self._make()
             self.evaluated = True
         return self._value
+
+    __call__ = evaluate
+
+    def __str__(self) -> str:
+        return str(self.evaluate())
+
+    def __repr__(self) -> str:
+        return repr(self.evaluate())
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.evaluate() == other)
+
+    __hash__ = None  # type: ignore[assignment] # it equals its value, which may be none of a mapping's keys
+
+
+def evaluated(item: Any) -> Any:
+    """The value of what is made at its first use (also kombu's ``lazy``); anything else is given back."""
+    evaluate = getattr(type(item), "evaluate", None)
+    return item if evaluate is None else item.evaluate()
+
+
+def is_list(obj: Any, scalars: tuple[type, ...] = (Mapping, str), iters: tuple[type, ...] = (Iterable,)) -> bool:
+    """Whether the object is a sequence of things: iterable, but neither a mapping nor text."""
+    return isinstance(obj, iters) and not isinstance(obj, scalars or ())
+
+
+def maybe_list(obj: Any, scalars: tuple[type, ...] = (Mapping, str)) -> Any:
+    """The list itself, one with the object in it, or None for None."""
+    return obj if obj is None or is_list(obj, scalars) else [obj]
+
+
+def dictfilter(d: Mapping[Any, Any] | None = None, **kw: Any) -> dict[Any, Any]:
+    """The mapping without what is None."""
+    return {key: value for key, value in {**(d or {}), **kw}.items() if value is not None}
 
 
 def noop(*args: Any, **kwargs: Any) -> None:
@@ -73,7 +124,8 @@ def pass1(arg: T, *args: Any, **kwargs: Any) -> T:  # noqa: ARG001 - it takes an
 def evaluate_promises(it: Iterable[Any]) -> Iterator[Any]:
     """The values, promises replaced by what they return."""
     for value in it:
-        yield value() if isinstance(value, promise) else value
+        # A promise is vine's; where that was never imported there can be none.
+        yield value() if type(value).__module__.startswith("vine") else value
 
 
 def first(predicate: Callable[[Any], Any] | None, it: Iterable[Any]) -> Any:
@@ -92,7 +144,7 @@ def firstmethod(method: str, on_call: Callable[..., Any] | None = None) -> Calla
 
     def answer(it: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
         for item in it:
-            call = getattr(maybe_evaluate(item), method, None)
+            call = getattr(evaluated(item), method, None)
             if call is None:
                 continue
             reply = on_call(call, *args, **kwargs) if on_call else call(*args, **kwargs)
@@ -148,14 +200,18 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
         self.__it: Iterator[Any] = iter(it)
         self.__consumed: list[Any] = []
         self.__done = False
+        #: Seconds that the slowest item took to come.
+        self.slowest = 0.0
 
     def _fill(self, count: int | None = None) -> None:
         """Read until ``count`` items are there (None: all)."""
         while not self.__done and (count is None or len(self.__consumed) < count):
+            began = time.monotonic()
             try:
                 self.__consumed.append(next(self.__it))
             except StopIteration:
                 self.__done = True
+            self.slowest = max(self.slowest, time.monotonic() - began)
 
     @property
     def data(self) -> list[Any]:
@@ -181,6 +237,16 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
             reads = reads or index >= len(self.__consumed)
             if reads:
                 self._fill(index + 2)
+            if index >= len(self.__consumed):
+                return
+            yield self.__consumed[index]
+            index += 1
+
+    def one_by_one(self) -> Iterator[Any]:
+        """The items, each as soon as it is read: without the look ahead."""
+        index = 0
+        while True:
+            self._fill(index + 1)
             if index >= len(self.__consumed):
                 return
             yield self.__consumed[index]

@@ -9,12 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module, reload
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from kombu.utils.imports import symbol_by_name as _kombu_symbol_by_name
 
 from compat_celery._alias import is_installed
 from compat_celery._names import CELERYS, OURS
@@ -64,7 +61,19 @@ def symbol_by_name(
     if not isinstance(name, str):
         return name
     name = our_name((aliases or {}).get(name) or name)
-    return _kombu_symbol_by_name(name, {}, imp, package, sep, default, **kwargs)
+    module, _, attribute = name.rpartition(":" if ":" in name else sep)
+    if not module:
+        module, attribute = package or attribute, ""
+    try:
+        try:
+            found = (imp or import_module)(module, package=package, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"Couldn't import {name!r}: {error}") from error
+        return getattr(found, attribute) if attribute else found
+    except (ImportError, AttributeError):
+        if default is None:
+            raise
+        return default
 
 
 def qualname(obj: Any) -> str:
@@ -154,6 +163,13 @@ def gen_task_name(app: Any, name: str, module_name: str | None) -> str:
     if module_name == "__main__" and app.main:
         return f"{app.main}.{name}"
     return f"{module_name}.{name}" if module_name else name
+
+
+def entry_points(**which: Any) -> Any:
+    """As :func:`importlib.metadata.entry_points`, which is imported when it is needed: 30 ms, and most programs do without."""
+    from importlib import metadata  # noqa: PLC0415 - see above
+
+    return metadata.entry_points(**which)
 
 
 @cache

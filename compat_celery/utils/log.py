@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kombu.log import LOG_LEVELS
-from kombu.log import get_logger as _get_logger
-from kombu.utils.encoding import safe_str
-
+from compat_celery._later import kombu_encoding
 from compat_celery._names import celery_name
 from compat_celery.utils.term import colored
 
@@ -33,6 +30,18 @@ __all__ = (
 )
 
 RESERVED_LOGGER_NAMES = {"celery", "celery.task"}
+
+#: The levels by their names, and their names.
+LOG_LEVELS: dict[Any, Any] = dict(logging._nameToLevel) | dict(logging._levelToName)
+
+
+def _get_logger(name: str) -> logging.Logger:
+    """A logger that says nothing on standard error when nobody has set up logging."""
+    found = logging.getLogger(name)
+    if not found.handlers:
+        found.addHandler(logging.NullHandler())
+    return found
+
 
 #: Every logger of this package is below this one, and every task's logger below ``celery.task``.
 base_logger = logger = _get_logger("celery")
@@ -143,7 +152,7 @@ class ColorFormatter(logging.Formatter):
         except Exception as error:  # noqa: BLE001 - a user's object with a broken __str__ must not end the worker
             text = f"<Unrepresentable {type(record.msg)!r}: {error!r}>"
         color = self.colors.get(record.levelname)
-        return str(color(safe_str(text))) if color and self.use_color else safe_str(text)
+        return str(color(kombu_encoding.safe_str(text))) if color and self.use_color else kombu_encoding.safe_str(text)
 
 
 class LoggingProxy:
@@ -165,14 +174,14 @@ class LoggingProxy:
     def write(self, data: Any) -> int:
         """Log the text; answers how much of it was logged."""
         if _in_sighandler:
-            text = safe_str(data)
+            text = kombu_encoding.safe_str(data)
             print(text, file=sys.__stderr__)
             return len(text)
         if getattr(self._thread, "recurse_protection", False) or not data or self.closed:
             return 0
         self._thread.recurse_protection = True
         try:
-            text = safe_str(data).rstrip("\n")
+            text = kombu_encoding.safe_str(data).rstrip("\n")
             if text:
                 self.logger.log(self.loglevel, text)
             return len(text)

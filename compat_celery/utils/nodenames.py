@@ -7,8 +7,7 @@ import socket
 from functools import cache, partial
 from typing import Any
 
-from kombu.entity import Exchange, Queue
-
+from compat_celery._later import kombu
 from compat_celery.utils.text import simple_format
 
 __all__ = (
@@ -22,10 +21,16 @@ __all__ = (
     "worker_direct",
 )
 
-WORKER_DIRECT_EXCHANGE = Exchange("C.dq2")
+WORKER_DIRECT_EXCHANGE_NAME = "C.dq2"
 WORKER_DIRECT_QUEUE_FORMAT = "{hostname}.dq2"
 NODENAME_SEP = "@"
 NODENAME_DEFAULT = "celery"
+
+
+def __getattr__(name: str) -> Any:
+    if name != "WORKER_DIRECT_EXCHANGE":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return kombu.Exchange(WORKER_DIRECT_EXCHANGE_NAME)
 
 
 @cache
@@ -34,11 +39,11 @@ def gethostname() -> str:
     return socket.gethostname()
 
 
-def worker_direct(hostname: str | Queue) -> Queue:
+def worker_direct(hostname: Any) -> Any:
     """The queue that only the node of that name reads."""
-    if isinstance(hostname, Queue):
+    if isinstance(hostname, kombu.Queue):
         return hostname
-    return Queue(WORKER_DIRECT_QUEUE_FORMAT.format(hostname=hostname), WORKER_DIRECT_EXCHANGE, hostname)
+    return kombu.Queue(WORKER_DIRECT_QUEUE_FORMAT.format(hostname=hostname), kombu.Exchange(WORKER_DIRECT_EXCHANGE_NAME), hostname)
 
 
 def nodename(name: str, hostname: str) -> str:

@@ -13,8 +13,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Any, NoReturn, Self
 
-from kombu.utils.encoding import bytes_to_str, safe_repr, str_to_bytes
-
+from compat_celery._later import kombu_encoding
 from compat_celery._names import celery_named
 
 __all__ = (
@@ -66,7 +65,7 @@ def find_pickleable_exception(
 
 def ensure_serializable(items: Iterable[Any], encoder: Callable[[Any], Any]) -> tuple[Any, ...]:
     """The items, each one that the encoder refuses replaced by its text."""
-    return tuple(item if _encodes(item, encoder) else safe_repr(item) for item in items)
+    return tuple(item if _encodes(item, encoder) else kombu_encoding.safe_repr(item) for item in items)
 
 
 def _encodes(item: Any, encoder: Callable[[Any], Any]) -> bool:
@@ -103,7 +102,7 @@ class UnpickleableExceptionWrapper(Exception):
     @classmethod
     def from_exception(cls, exc: BaseException) -> Self:
         """Wrap this error, with its traceback."""
-        wrapper = cls(type(exc).__module__, type(exc).__name__, getattr(exc, "args", []), safe_repr(exc))
+        wrapper = cls(type(exc).__module__, type(exc).__name__, getattr(exc, "args", []), kombu_encoding.safe_repr(exc))
         return wrapper.with_traceback(exc.__traceback__)
 
 
@@ -136,13 +135,13 @@ def get_pickled_exception(exc: BaseException) -> BaseException:
 
 def b64encode(s: str | bytes) -> str:
     """Base 64 as text."""
-    text: str = bytes_to_str(base64encode(str_to_bytes(s)))
+    text: str = kombu_encoding.bytes_to_str(base64encode(kombu_encoding.str_to_bytes(s)))
     return text
 
 
 def b64decode(s: str | bytes) -> bytes:
     """The bytes behind base 64."""
-    return base64decode(str_to_bytes(s))
+    return base64decode(kombu_encoding.str_to_bytes(s))
 
 
 def strtobool(term: Any, table: dict[str, bool] | None = None) -> Any:

@@ -13,9 +13,6 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
-
-from kombu.utils.functional import reprcall
 
 from compat_celery._names import celery_named
 from compat_celery.utils.functional import dictfilter
@@ -119,7 +116,7 @@ class _Zone:
 
         :raises ZoneInfoNotFoundError: there is none of that name.
         """
-        return ZoneInfo(zone) if isinstance(zone, str) else zone
+        return _zone_of(zone) if isinstance(zone, str) else zone
 
     @cached_property
     def local(self) -> tzinfo:
@@ -132,14 +129,20 @@ class _Zone:
         return self.get_timezone("UTC")
 
 
-def _system_zone() -> ZoneInfo | None:
+def _zone_of(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - publishing does without
+
+    return ZoneInfo(name)
+
+
+def _system_zone() -> tzinfo | None:
     """The system's zone by its name: from TZ, or from where ``/etc/localtime`` leads."""
     name = os.environ.get("TZ", "").removeprefix(":")
     if not name:
         parts = Path("/etc/localtime").resolve().parts
         name = "/".join(parts[parts.index("zoneinfo") + 1 :]) if "zoneinfo" in parts else ""
     try:
-        return ZoneInfo(name) if name else None
+        return _zone_of(name) if name else None
     except (ValueError, OSError, KeyError):  # a TZ in POSIX form, or a zone that is not installed
         return None
 
@@ -342,6 +345,8 @@ class ffwd:  # noqa: N801 - Celery's public name
         return fields
 
     def __repr__(self) -> str:
+        from kombu.utils.functional import reprcall  # noqa: PLC0415 - only here, and it takes long
+
         return str(reprcall("ffwd", (), self._fields(weeks=self.weeks, weekday=self.weekday)))
 
     def __radd__(self, other: Any) -> Any:

@@ -39,10 +39,16 @@ class Consumer:
 
     # What it is told.
 
-    def tell(self, notice: Mapping[str, Any]) -> None:
+    def tell(self, notice: Mapping[str, Any], *, said: bool = False) -> None:
         """Have every process of the worker know of a revocation or a limit
-        (see :meth:`compat_celery.worker.application.CeleryApplication.note`)."""
-        self._remote.note(json.dumps(notice))
+        (see :meth:`compat_celery.worker.application.CeleryApplication.note`).
+
+        :param said: the client has said it through the broker as well, where each process hears it once.
+        """
+        if said:
+            self._remote.look()
+        else:
+            self._remote.note(json.dumps(notice))
 
     def cancel(self, task_id: str) -> None:
         """End a task that runs here."""

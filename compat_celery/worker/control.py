@@ -217,10 +217,10 @@ def memsample(state: Any, **_: Any) -> Any:  # noqa: ARG001 - as above
 
 
 @control_command(variadic="task_id", signature="[id1 [id2 [... [idN]]]]")
-def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **_: Any) -> Any:
+def revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, said: bool = False, **_: Any) -> Any:
     """Revoke tasks by their ids; ``terminate`` also ends those that run."""
     ids = {str(each) for each in maybe_list(task_id) or ()}
-    state.consumer.tell({"revoke": sorted(ids)})
+    state.consumer.tell({"revoke": sorted(ids)}, said=said)
     running = {info["id"] for info in state.consumer.active()} & ids
     _store_revoked(state.app, ids - running)
     if not terminate:
@@ -246,11 +246,13 @@ _NOT_BEGUN = frozenset({states.PENDING, states.RECEIVED, states.RETRY, states.RE
 
 
 @control_command(variadic="headers", signature="[key1=value1 [key2=value2 [... [keyN=valueN]]]]")
-def revoke_by_stamped_headers(state: Any, headers: Any, terminate: bool = False, signal: Any = None, **_: Any) -> Any:
+def revoke_by_stamped_headers(
+    state: Any, headers: Any, terminate: bool = False, signal: Any = None, said: bool = False, **_: Any
+) -> Any:
     """Revoke tasks by their stamps; ``terminate`` also ends those that run."""
     if not isinstance(headers, Mapping):
         headers = dict(str(header).split("=", 1) for header in headers)
-    state.consumer.tell({"revoke_stamps": headers})
+    state.consumer.tell({"revoke_stamps": headers}, said=said)
     if not terminate:
         return ok(f"headers {headers} flagged as revoked, but not terminated")
     running = [info["id"] for info in state.consumer.active() if revocations.has_stamp(info.get("stamps") or {}, headers)]

@@ -28,6 +28,7 @@ logger = logging.getLogger("celery.worker.pidbox")
 
 #: Seconds between two looks whether it should end, and between two attempts to connect.
 _LOOK = 0.5
+_FIRST_LOOK = 0.1
 _AGAIN = 2.0
 #: Seconds that a worker which starts waits for its mailbox.
 _START = 5.0
@@ -84,11 +85,14 @@ class Pidbox:
         node = self._app.control.mailbox.Node(self.consumer.hostname, handlers=Panel.data, state=state, channel=channel)
         listener = node.listen(callback=partial(self._on_message, node))
         listener.on_decode_error = self._on_decode_error
-        self._is_open.set()
+        wait = _FIRST_LOOK
         try:
             while not self._must_end.is_set():
                 with contextlib.suppress(socket.timeout):
-                    connection.drain_events(timeout=_LOOK)
+                    connection.drain_events(timeout=wait)
+                # Not before: on Redis, Kombu subscribes when it looks for the first time, and what was said before is gone.
+                self._is_open.set()
+                wait = _LOOK
         finally:
             with contextlib.suppress(Exception):
                 listener.cancel()

@@ -45,8 +45,10 @@ class Broker(ABC):
     #: True when only Jumpstarter workers read these queues, so that clients may let the broker park future messages at once.
     exclusive: bool = False
     #: True where nobody but the claimant's own connection can settle its claims (AMQP), so that a node cannot ack for a dead
-    #: child: jobs that are acked early are then acked one by one, before each starts, and that is cheap there.
+    #: child: jobs that are acked early are then acked one by one, before each starts.
     acks_at_start: bool = False
+    #: True where an ack asks the server and waits: an event loop must not.
+    ack_blocks: bool = True
     #: True where the server itself finds the queues of a message for an exchange: such a message is published once.
     routes: bool = False
 
@@ -68,6 +70,24 @@ class Broker(ABC):
         Queues are served fairly (the one that comes first changes from call to call); within a queue by priority, then first
         in, first out. Expired leases are not looked at here. Bytes that are no message come back as deliveries with a ``fault``.
         """
+
+    def notify(self, notice: str, *, ttl: float) -> bool:  # noqa: ARG002 - the port's
+        """Tell every process that claims here, for ``ttl`` seconds, also those that start meanwhile: whoever claims a message that
+        was published after this call has returned finds the notice among its :meth:`notices` by then.
+
+        False where the broker cannot do that, and nothing was said.
+
+        :raises BrokerUnavailable: whether it was said is unknown; it may be said again.
+        """
+        return False
+
+    def notices(self, *, look: bool = False) -> list[str]:  # noqa: ARG002 - the port's
+        """What was notified and this object has not returned yet, the oldest first: as far as the last claim knew of it (which
+        costs nothing when there is nothing new), or up to now (``look``).
+
+        :raises BrokerUnavailable: the server does not answer.
+        """
+        return []
 
     @abstractmethod
     def wait(self, queues: Sequence[str], timeout: float, *, incarnation: str) -> bool:

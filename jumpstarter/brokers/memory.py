@@ -48,6 +48,7 @@ class MemoryBroker(Broker):
         self._waiters = 0
         self._wakes = 0
         self._wake_next = False
+        self._notices_read = 0
         self.url = f"memory://{self._space.name}"
         self.server = f"memory:{self._space.name}"
 
@@ -78,6 +79,21 @@ class MemoryBroker(Broker):
             if messages or incarnation in space.leases:
                 space.leases[incarnation] = Lease(self._clock.monotonic(), lease)
             return [_delivery(message) for message in messages]
+
+    def notify(self, notice: str, *, ttl: float) -> bool:
+        self._space.check_process()
+        with self._space.changed:
+            self._space.notices.append((self._clock.monotonic() + ttl, notice))
+        return True
+
+    def notices(self, *, look: bool = False) -> list[str]:  # noqa: ARG002 - to look costs nothing here
+        space = self._space
+        if self._notices_read == len(space.notices):
+            return []
+        with space.changed:
+            new, self._notices_read = space.notices[self._notices_read :], len(space.notices)
+        now = self._clock.monotonic()
+        return [notice for expires, notice in new if expires > now]
 
     def _take(self, queues: Sequence[str], limit: int) -> list[Message]:
         taken: list[Message] = []

@@ -156,6 +156,8 @@ class Space:
         #: topic → its queues.
         self.topics: defaultdict[str, set[str]] = defaultdict(set)
         self.sweep_at = 1000
+        #: What was said to everybody, with the monotonic time when it is no longer of interest.
+        self.notices: list[tuple[float, str]] = []
 
     @classmethod
     def of(cls, url: str) -> Space:

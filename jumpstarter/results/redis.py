@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import hiredis
 
-from jumpstarter._redis import RESULTS_LUA, Argument, Command, Link, LinkDown, Links, Script, on_fork, pack, parse_address
+from jumpstarter._redis import Argument, Command, Link, LinkDown, Links, Script, on_fork, pack, parse_address, results_script
 from jumpstarter.abc.results import Fence, Results
 from jumpstarter.errors import ConfigurationError, ResultsError, ResultsUnavailable
 from jumpstarter.jobs import Document, Part
@@ -36,9 +36,8 @@ BYTES_AT_ONCE: Final = 4 << 20
 _SUCCESS: Final = b'{"status":"SUCCESS"'
 
 #: KEYS: the documents' keys. ARGV: (key, body, ttl, mark) of each.
-PUT: Final = Script(
-    RESULTS_LUA
-    + r"""
+PUT: Final = results_script(
+    r"""
 for n = 1, #ARGV, 4 do
     local fault = store(ARGV[n], ARGV[n + 1], ARGV[n + 2], ARGV[n + 3])
     if fault then return redis.error_reply(fault) end
@@ -48,9 +47,8 @@ end
 
 #: KEYS: the documents' keys. ARGV: (fence or '', attempt, key, body, ttl, mark) of each. Answers a letter for each: 1, or 0 for
 #: what a later attempt's fence keeps out.
-PUT_BY: Final = Script(
-    RESULTS_LUA
-    + r"""
+PUT_BY: Final = results_script(
+    r"""
 local letters = {}
 for n = 1, #ARGV, 6 do
     if is_refused(ARGV[n], ARGV[n + 1]) then
@@ -67,9 +65,8 @@ return table.concat(letters)
 
 #: KEYS: the joins. ARGV: (fence or '', attempt, then six values, see count_part) of each part. Answers for each the bodies in
 #: order, or 0.
-ADD_PARTS: Final = Script(
-    RESULTS_LUA
-    + r"""
+ADD_PARTS: Final = results_script(
+    r"""
 local answers = {}
 for n = 1, #ARGV, 8 do
     answers[#answers + 1] = not is_refused(ARGV[n], ARGV[n + 1]) and count_part(n + 2) or 0
@@ -79,7 +76,7 @@ return answers
 )
 
 #: KEYS 1 the join.
-CLOSE_JOIN: Final = Script(RESULTS_LUA + "close_join(KEYS[1])")
+CLOSE_JOIN: Final = results_script("close_join(KEYS[1])")
 
 #: KEYS: the fences. ARGV 1 milliseconds to live   2… the attempts. Neither an attempt nor a time to live is ever lowered.
 FENCE: Final = Script(r"""

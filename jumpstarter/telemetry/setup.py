@@ -18,7 +18,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -197,6 +196,8 @@ def _load(signal: str, exporter: str) -> Any | None:
     """An exporter by its name in the environment, or None with a warning."""
     name = entry_point_name(os.environ, signal, exporter)
     group = f"opentelemetry_{signal}_exporter"
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 30 ms, and most programs export nothing
+
     found = tuple(entry_points(group=group, name=name))
     if not found:
         known = ", ".join(sorted(entry_points(group=group).names)) or "none"

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Final
 
 import anyio
+import anyio.to_thread
 
 from jumpstarter.errors import ActorCrashed
 from jumpstarter.worker.beside import once_started, reasons, run_beside
@@ -94,7 +95,7 @@ async def _obey(worker: Worker, link: Link) -> None:
             case [word, job_id, *attempt] if word == CANCEL:
                 worker.cancel(job_id, int(attempt[0]) if attempt else None)
             case [word, text] if word == NOTE:
-                worker.note(text)
+                await anyio.to_thread.run_sync(worker.note, text)
             case [word, number, question] if word == ASK:
                 await link.answer(number, worker.answer(question))
     worker.post("stop")

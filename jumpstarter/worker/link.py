@@ -9,7 +9,7 @@ word                      from    means
 ``retire``                node    do so (it uses too much memory)
 ``stop``                  node    finish what runs, settle, end
 ``cancel id attempt``     node    end this job, if it runs there; without an attempt whichever it is
-``note text``             node    something to bear in mind (see :meth:`jumpstarter.abc.application.Application.note`)
+``note text``             node    something to bear in mind (see :meth:`jumpstarter.worker.worker.Worker.note`)
 ``ask number question``   node    what the application answers to it
 ``answer number part``    child   a part of that; ``answered number`` when it is complete
 (end)                     either  the other side is gone

@@ -32,6 +32,19 @@ class Remote:
         else:
             self._doorbell.ring(partial(self._actor.note, notice))
 
+    def look(self) -> None:
+        """Have every process of the node hear now what the broker has to say (:meth:`jumpstarter.abc.broker.Broker.notices`), also
+        about what it has claimed already.
+
+        :raises BrokerUnavailable: this process could not hear it.
+        """
+        if isinstance(self._actor, Worker):
+            self._actor.note("")
+            return
+        for notice in self._actor.broker.notices(look=True):
+            self._actor.application.note(notice)
+        self._doorbell.ring(partial(self._actor.children.note, ""))
+
     def ask(self, question: str, *, within: float = 1.0) -> list[str]:
         """The answers of all processes that run jobs and answer ``within`` so many seconds."""
         if isinstance(self._actor, Worker):

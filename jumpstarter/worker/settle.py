@@ -121,8 +121,11 @@ class Settler:
             self.settle([outcome])
         except Exception:  # noqa: BLE001 - the thread, which meets the same error, knows what to do
             self._outcomes.put(outcome)
+            return
         finally:
             self._busy.release()
+        if self._on_settled is not None:
+            self._on_settled([outcome])
 
     def _settle_patiently(self, batch: Sequence[Outcome]) -> None:
         """Settle, as often as it takes."""

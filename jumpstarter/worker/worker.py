@@ -102,7 +102,7 @@ class Worker(Actor):
             may_exit=options.pool == "prefork",
             first_marks={"slot": 0, "thread": options.sync_slots, "loop": options.sync_slots + options.threads},
             ack_now=self._ack_now if acks_at_start else None,
-            ack_blocks=not parts.broker.acks_at_start,
+            ack_blocks=parts.broker.ack_blocks,
         )
         self.settlement = Settler(
             parts.broker,
@@ -253,6 +253,7 @@ class Worker(Actor):
         deliveries = self._receiver.receive(lambda: self.capacity.claims, ended)
         if not deliveries:
             return {}
+        self._hear()
         admitted = admit(deliveries, self.application, now=SYSTEM_CLOCK.now(), max_attempts=self.options.max_attempts)
         for outcome in admitted.outcomes:
             self.settlement.put(outcome)
@@ -355,9 +356,20 @@ class Worker(Actor):
         """The jobs that were claimed and are not started."""
         return [job for jobs in list(self._admitted) for job in jobs if not (job.started or job.returned)]
 
+    def _hear(self, *, look: bool = False) -> None:
+        """Take note of what was said by the broker."""
+        for notice in self.broker.notices(look=look):
+            self.application.note(notice)
+
     def note(self, notice: str) -> None:
-        """See :meth:`jumpstarter.abc.application.Application.note`."""
-        self.application.note(notice)
+        """See :meth:`jumpstarter.abc.application.Application.note`; without a text: see what the broker has to say."""
+        if notice:
+            self.application.note(notice)
+            return
+        try:
+            self._hear(look=True)
+        except BrokerUnavailable as error:
+            logger.warning("%s: what was revoked is learnt with the next claim: %s", self.name, error)
 
     def answer(self, question: str) -> str:
         """See :meth:`jumpstarter.abc.application.Application.answer`."""

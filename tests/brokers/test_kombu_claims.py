@@ -307,23 +307,23 @@ def test_what_was_acked_before_it_began_is_carried_out_all_the_same(open_on):
 def test_claims_beside_settlements_that_publish_do_not_disturb_the_server_in_its_commits(open_on):
     """It takes whatever comes on a channel while it carries out a commit for an error, and closes the connection."""
     broker = open_on()
-    broker.publish([envelope(b"%d" % number) for number in range(300)])
+    broker.publish([envelope(b"%d" % number) for number in range(100)])
     claimed = queue.SimpleQueue()
 
     def claim_all():
-        for _ in range(300):
+        for _ in range(100):
             claimed.put(claim(broker, 1)[0])
             broker.wait(["idle"], 0.001, incarnation="a")  # starts a consumer, the first time
 
     with ThreadPoolExecutor(1) as threads:
         claiming = threads.submit(claim_all)
-        for _ in range(300):
+        for _ in range(100):
             one = claimed.get(timeout=60)
             # Durable, and stored for two queues: the server is busy with it for a while.
             follow_ups = [envelope(b"x" * 10_000, name) for name in ("r", "s")]
             assert broker.settle([settlement(one, publish=follow_ups)], incarnation="a") == [True]
         claiming.result(60)
-    assert [broker.depth(name) for name in ("q", "r", "s")] == [0, 300, 300]
+    assert [broker.depth(name) for name in ("q", "r", "s")] == [0, 100, 100]
 
 
 def test_acks_are_joined_where_they_can_be(rabbitmq_server, broker):

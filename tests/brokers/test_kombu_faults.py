@@ -387,7 +387,8 @@ def test_long_claims_are_refreshed_before_the_server_takes_it_ill(impatient, ope
     assert (again.envelope.exchange, again.envelope.routing_key) == ("shop", "mail")
     # What is still held when the connection ends comes back from its lease queue, counted.
     broker.close()
-    back = sorted((next_one(open_on(), "b"), next_one(open_on(), "c")), key=lambda one: one.envelope.body)
+    others = [open_on(consumer_timeout=4, queue_type=queue_type) for _ in "bc"]  # one of them has to wait longer than that
+    back = sorted((next_one(other, by) for other, by in zip(others, "bc", strict=True)), key=lambda one: one.envelope.body)
     assert [(one.envelope.body, one.attempt) for one in back] == [(b"1", 2), (b"2", 2)]
     assert back[1].envelope.headers == headers
 
@@ -418,6 +419,25 @@ def test_a_process_stopped_while_it_refreshes_has_lost_the_claim(open_on, monkey
     assert broker.held("a") == []
     assert broker.settle([settlement(one)], incarnation="a") == [False]
     assert [(held.envelope.body, held.attempt) for held in other.held("b")] == [(b"1", 2)]
+
+
+def test_a_refresh_whose_answer_is_late_is_finished_later(rabbitmq_server, open_on):
+    broker = open_on(timeout=1.0, consumer_timeout=600, heartbeat=600)
+    broker.publish([envelope(b"1")])
+    (one,) = claim(broker)
+    session = broker._sessions["a"]
+    session._declare_lease_queue()
+    rabbitmq_server.freeze()
+    try:
+        broker.consumer_timeout = 1e-6
+        with pytest.raises(BrokerUnavailable):
+            session._refresh()
+        broker.consumer_timeout = 600
+    finally:
+        rabbitmq_server.thaw()
+    # The broker's keeper goes on with it; until then there is nothing to ack.
+    assert settle_patiently(broker, [settlement(one)]) == [True]
+    assert broker.depth("q") == 0
 
 
 @pytest.mark.slow

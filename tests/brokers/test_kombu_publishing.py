@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 
 import pytest
 
 from jumpstarter.brokers.kombu import AmqpBroker
 from jumpstarter.brokers.kombu import broker as kombu_broker
+from jumpstarter.brokers.kombu.link import Declarer, Refused
 from jumpstarter.errors import BrokerUnavailable, PublishTimeout, PublishUnconfirmed
 from jumpstarter.testing.broker_kit import LEASE, bodies, envelope
 from tests.chaos.proxy import Network
 from tests.peers import eventually
 from tests.rabbitmq_server import rabbitmq_server
 from tests.redis_server import FaultyProxy
+from tests.reliability.proxies import Silence
 
 __all__ = ["rabbitmq_server"]
 
@@ -47,6 +50,26 @@ def test_where_nobody_listens_nothing_was_sent(open_on):
     broker = open_on(port)
     with nothing_sent("refused"):
         broker.publish([envelope()])
+
+
+def test_a_server_that_never_answers_is_an_error_in_time(rabbitmq_server, open_on):
+    with Silence() as silence:
+        broker = open_on(silence.port)
+        began = time.monotonic()
+        with nothing_sent("timed out"):
+            broker.publish([envelope()], timeout=0.3)
+        assert time.monotonic() - began < PATIENCE / 2  # the broker's own time is 30 s
+    broker = open_on(timeout=PATIENCE)
+    broker.ping()
+    rabbitmq_server.freeze()
+    try:
+        began = time.monotonic()
+        with nothing_sent("no answer in time|timed out|no time was left"):
+            broker.publish([envelope()], timeout=0.3)
+        assert time.monotonic() - began < PATIENCE / 2
+    finally:
+        rabbitmq_server.thaw()
+    assert open_on().depth("q") == 0
 
 
 def test_a_connection_that_ends_before_the_confirmation_leaves_the_message_in_doubt(rabbitmq_server, open_on):
@@ -131,3 +154,13 @@ def test_a_claimant_whose_server_answers_nobody_keeps_its_claims(rabbitmq_server
         eventually(lambda: session.link.silence() == 0.0, within=PATIENCE, what="it speaks again")
         assert [held.tag for held in broker.held("a")] == [one.tag]
         assert not session.is_broken
+
+
+def test_a_claimant_whose_declaration_was_refused_does_not_take_the_servers_silence_for_death(rabbitmq_server, open_on):
+    """The last thing that it said needs no answer."""
+    broker = open_on(heartbeat=600)
+    broker.claim(["q"], 1, incarnation="a", lease=LEASE)
+    link = broker._sessions["a"].link
+    with pytest.raises(Refused):
+        Declarer(link).queue_declare("nobody declared it", passive=True)
+    assert link.silence() == 0.0

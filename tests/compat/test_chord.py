@@ -1,29 +1,38 @@
 """Chords and chains, run: by a worker in this thread, over a broker and a results store that are the real ones."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compat_celery.app import shelf
 from compat_celery.app.publisher import broker_for
 from compat_celery.canvas import chain, chord, group
-from compat_celery.exceptions import ChordError
+from compat_celery.exceptions import ChordError, CPendingDeprecationWarning
 from jumpstarter.errors import ResultsUnavailable
 from tests.compat.inline_worker import InlineWorker, make_app
 from tests.redis_server import redis_server, shared_redis  # noqa: F401 - fixtures
 
+#: Every later step and every body goes by a ticket for the shelf, however small it is.
+SHELVE_ALL = {"task_canvas_inline_limit": 0, "broker_transport_options": {"exclusive": True}}
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def app(request, tmp_path):
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "shelved"])
+def app(request, tmp_path, monkeypatch):
     urls = {
         "memory": lambda: None,
         "sqlite": lambda: f"sqlite:///{tmp_path}/db",
         "redis": lambda: request.getfixturevalue("redis_server").url,
+        "shelved": lambda: request.getfixturevalue("redis_server").url,
     }
     url = urls[request.param]()
-    return build(make_app(url, url))
+    if request.param != "shelved":
+        return build(make_app(url, url))
+    monkeypatch.setattr(shelf, "FEW", 0)
+    return build(make_app(url, url, **SHELVE_ALL))
 
 
 def build(app):
@@ -356,11 +365,50 @@ def value_of(tree, given):
 
 
 @settings(deadline=None, max_examples=60)
-@given(sums(depth=3))
-def test_any_canvas_of_chains_and_chords_comes_to_its_sum(drawn):
+@given(sums(depth=3), st.booleans())
+def test_any_canvas_of_chains_and_chords_comes_to_its_sum(drawn, shelved):
     tree, _ = drawn
-    app = build(make_app())
+    app = build(make_app(**(SHELVE_ALL if shelved else {})))
     worker = InlineWorker(app)
     result = canvas_of(app.tasks, tree).apply_async((0,))
     worker.run()
     assert result.get(timeout=1) == value_of(tree, 0), json.dumps(tree)
+
+
+def test_a_header_that_takes_its_time_is_sent_as_it_comes(app):
+    """Its first task is on its way before the generator has brought the last; one that is quick goes out at once."""
+    add, total = app.tasks["add"], app.tasks["total"]
+    waiting = []
+
+    def header(seconds):
+        for number in range(3):
+            time.sleep(seconds)
+            waiting.append(broker_for(app).depth("celery"))
+            yield add.s(number)
+
+    result = chord(header(0.15), total.s())()
+    assert waiting == [0, 0, 1]  # one more is drawn before each is sent, to know which is the last
+    InlineWorker(app).run()
+    assert result.get(timeout=5) == 3
+    waiting.clear()
+    chord(header(0), total.s())()
+    assert waiting == [0, 0, 0]
+
+
+def test_an_errback_of_nested_chords_is_told_once(app):
+    told = []
+    add, fail = app.tasks["add"], app.tasks["fail"]
+
+    @app.task(shared=False, name="errback")
+    def errback(request, error, traceback):
+        told.append(request.id)
+
+    app.conf.task_allow_error_cb_on_chord_header = False
+    inner = chord([add.si(1), fail.si()], add.si(2))
+    outer = chord([add.si(3), inner], add.si(4))
+    with pytest.warns(CPendingDeprecationWarning):
+        outer.link_error(errback.s())
+    result = outer.delay()
+    InlineWorker(app).run()
+    assert result.state == "FAILURE"
+    assert len(told) == 1

@@ -20,6 +20,11 @@ def read(suite: str, broker: str) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
+def short() -> list[str]:
+    """The ids that every `make test` runs: quick ones of the integration suite on Redis."""
+    return (FOLDER / "short.txt").read_text(encoding="utf-8").splitlines()
+
+
 def freeze(suite: str, broker: str, files: Collection[str], passed: Iterable[str]) -> None:
     """Write them down, sorted, in the place of what was known about these files."""
     FOLDER.mkdir(exist_ok=True)

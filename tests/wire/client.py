@@ -12,7 +12,7 @@ import traceback
 
 import redis
 from celery import chain, chord, group, uuid
-from proj import URL, app, clock, mark, retry_twice
+from proj import URL, app, body, clock, mark, part, retry_twice
 from t.integration import tasks
 
 PATIENCE = 30  # seconds for any one result
@@ -199,6 +199,14 @@ def chord_with_failing_header():
         "says": "deliberate error" in str(stored["result"]["exc_message"]),
         "errbacks": counted(result.id),
     }
+
+
+@case
+def chords(ledger, first, count, size, seconds):
+    """Send chords; how many."""
+    for number in range(first, first + count):
+        chord([part.s(ledger, number, place, seconds) for place in range(size)], body.s(ledger, number)).apply_async()
+    return count
 
 
 @case

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
+
 from jumpstarter.abc.broker import Broker
 from jumpstarter.abc.results import Results
 from jumpstarter.jobs import Document, Outcome
@@ -24,3 +28,19 @@ def test_each_outcome_of_a_batch_has_its_own_documents(broker: Broker, results: 
     )
     assert results.get(["lost", "second", "also", "third"]) == [None, b"1", b"2", b"3"]
     assert broker.depth("toys") == 1
+
+
+@pytest.mark.parametrize("put", ["put", "put_last"])
+def test_whoever_wants_to_know_is_told_of_what_is_settled(broker: Broker, results: Results, put: str) -> None:
+    broker.publish([envelope("add", 1, 2)])
+    (delivery,) = broker.claim(["toys"], 1, incarnation="worker", lease=30)
+    outcome = Outcome(delivery, None, "SUCCESS", documents=[Document("one", b"1")])
+    told: list[bytes | None] = []
+
+    def on_settled(outcomes: Sequence[Outcome]) -> None:
+        assert list(outcomes) == [outcome]
+        told.extend(results.get(["one"]))
+
+    with Settler(broker, results, "worker", on_trouble=lambda _: None, on_settled=on_settled) as settler:
+        getattr(settler, put)(outcome)
+    assert told == [b"1"]

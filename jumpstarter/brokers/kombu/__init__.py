@@ -1,12 +1,17 @@
-"""The broker that Kombu connects to: AMQP servers, RabbitMQ first. Kombu's other transports are still to come.
+"""The brokers that Kombu connects to: AMQP servers, RabbitMQ first, and every other transport that Kombu has.
 
-From the outside in: ``broker`` (the port), ``session`` (what one incarnation holds: claims and settlements),
+AMQP, from the outside in: ``broker`` (the port), ``session`` (what one incarnation holds: claims and settlements),
 ``publisher`` (confirmed publishing), ``quarantine``; ``topology`` (what is declared), ``message`` (our headers, copies); ``link``
-(a connection), ``wire`` (bytes). The only room in jumpstarter that imports Kombu.
+(a connection), ``wire`` (bytes).
+
+The others: ``plain`` (the port), ``hold`` (what one incarnation holds), ``parcels`` (messages).
+
+The only room in jumpstarter that imports Kombu.
 """
 
 from __future__ import annotations
 
 from jumpstarter.brokers.kombu.broker import AmqpBroker
+from jumpstarter.brokers.kombu.plain import KombuBroker, schemes
 
-__all__ = ["AmqpBroker"]
+__all__ = ["AmqpBroker", "KombuBroker", "schemes"]

@@ -61,6 +61,7 @@ class AmqpBroker(Broker):
     """
 
     acks_at_start = True
+    ack_blocks = False
     routes = True
 
     def __init__(

@@ -332,7 +332,7 @@ class Link:
             case wire.CONNECTION_CLOSE:
                 code, text = wire.read_close(arguments)
                 with contextlib.suppress(BrokerError):
-                    self.send(wire.method(0, wire.CONNECTION_CLOSE_OK))
+                    self.send(wire.method(0, wire.CONNECTION_CLOSE_OK), is_question=False)
                 self.fail(BrokerUnavailable(self._address.url, f"the server has closed the connection: {code} {text}"))
             case wire.CONNECTION_CLOSE_OK:
                 self.fail(BrokerUnavailable(self._address.url, "closed"))
@@ -345,7 +345,7 @@ class Link:
             self.fail(BrokerUnavailable(self._address.url, f"the server has closed the channel: {code} {text}"))
             return
         with contextlib.suppress(BrokerError):
-            self.send(wire.method(channel, wire.CHANNEL_CLOSE_OK))
+            self.send(wire.method(channel, wire.CHANNEL_CLOSE_OK), is_question=False)
         self._refusals[channel] = arguments
 
     # Questions and answers

@@ -137,6 +137,8 @@ class Session:
         self._closing = False
         self._lease_queue = f"jumpstarter.lease.{self._name}"
         self._refreshing = threading.Lock()
+        self._moving: list[Claim] = []
+        self._moved_by = 0
         self._claiming = threading.Lock()
         self._called = time.monotonic()
         heartbeat = broker.heartbeat if broker.heartbeat is not None else max(1.0, lease)
@@ -697,29 +699,45 @@ class Session:
         connection end in the meantime or later, the copy expires there, and dead-lettering takes it back to where it came from,
         with a grown count. That queue outlives the session by no more than it takes.
         """
+        with self._refreshing:
+            deadline = time.monotonic() + self._broker.timeout
+            if not self._moving:
+                self._move_old(deadline)
+            if self._moving:
+                self._get_moved(deadline)
+
+    def _move_old(self, deadline: float) -> None:
         every = self._broker.consumer_timeout / 3
         now = time.monotonic()
         with self.link.cond:
             first = next(iter(self._unacked.values()), None)
-            if not every or first is None or now - first.since < every:
+            # A server that blocks publishers would keep them on their way for as long as it likes.
+            if not every or first is None or now - first.since < every or self.link.blocked:
                 return
-        with self._refreshing:
-            self._declare_lease_queue()
-            deadline = time.monotonic() + self._broker.timeout
-            with self._turn_to_send(deadline):
-                old = [claim for claim in self.held.values() if claim.number and now - claim.since >= every]
-                acks = [self._forget(claim.number) for claim in old]
-                ticket = self._commit([self._leased(claim) for claim in old], acks)
-                for claim in old:
-                    claim.number = 0
-            self._await(lambda: self._committed >= ticket, deadline)
-            self._after_commit(ticket)
-            self._ask([(self._lease_queue, len(old))], deadline)
-            with self.link.cond:
-                for claim in old:
-                    if not claim.number:
-                        log.warning("A claim in queue %r ended while it was refreshed: this process was stopped.", claim.queue)
-                        self.held.pop(claim.tag, None)
+        self._declare_lease_queue()
+        with self._turn_to_send(deadline):
+            old = [claim for claim in self.held.values() if claim.number and now - claim.since >= every]
+            if not old:
+                return
+            acks = [self._forget(claim.number) for claim in old]
+            self._moved_by = self._commit([self._leased(claim) for claim in old], acks)
+            self._moving = old
+            for claim in old:
+                claim.number = 0
+
+    def _get_moved(self, deadline: float) -> None:
+        """Where this does not come to its end in time, the next call goes on with it."""
+        self._await(lambda: self._committed >= self._moved_by, deadline)
+        self._after_commit(self._moved_by)
+        missing = sum(not claim.number for claim in self._moving)
+        self._ask([(self._lease_queue, missing)], deadline)
+        with self.link.cond:
+            for claim in self._moving:
+                if not claim.number:
+                    log.warning("A claim in queue %r ended while it was refreshed: this process was stopped.", claim.queue)
+                    self.held.pop(claim.tag, None)
+            self._moving = []
+            self.link.cond.notify_all()
 
     def _declare_lease_queue(self) -> None:
         name = self._lease_queue

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, Final
 
-from jumpstarter._redis import RESULTS_LUA, Argument, Command, LinkDown, Links, Script, on_fork, parse_address
+from jumpstarter._redis import Argument, Command, LinkDown, Links, on_fork, parse_address, results_script
 from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.brokers.redis import layout
 from jumpstarter.brokers.redis.layout import Keys
@@ -40,7 +40,7 @@ from jumpstarter.jobs import (
 log = logging.getLogger(__name__)
 
 CLAIM: Final = load("claim")
-SETTLE: Final = Script(RESULTS_LUA + load("settle").source)
+SETTLE: Final = results_script(lambda: load("settle").source)
 HOLD: Final = load("hold")
 RENEW: Final = load("renew")
 OVERDUE: Final = load("overdue")
@@ -58,6 +58,8 @@ BYTES_AT_ONCE: Final = 4 << 20
 #: Names per call of a renewal, tags per round of a return.
 MANY: Final = 500
 SOME: Final = 64
+#: At most so many notices are kept, or a few more.
+MOST_NOTICES: Final = 10_000
 #: Seconds after which Kombu's lock frees itself when its owner died (Kombu's own number).
 MUTEX_SECONDS: Final = 300
 
@@ -132,10 +134,13 @@ class RedisBroker(Broker):
     def _start_afresh(self) -> None:
         self._claimants: dict[str, _Claimant] = {}
         self._settling = threading.Lock()
+        self._reading_notices = threading.Lock()
         self._doubts: dict[str, tuple[str, list[str]]] = {}
         self._done: set[str] = set()
         self._bound: set[tuple[str, str, str, str]] = set()
         self._complained: set[str] = set()
+        # Ids in the stream of notices: the newest that a claim told of, and the last that was read.
+        self._newest_notice = self._read_notice = (0, 0)
 
     def _after_fork(self) -> None:
         self._waiters.forget()
@@ -194,7 +199,9 @@ class RedisBroker(Broker):
                 reply = self._claim(claimant, order, limit, incarnation, lease)
             except LinkDown as error:
                 raise self._links.down(error) from error
-            epoch, refused, *batches = self._links.check(reply)
+            epoch, refused, notice, *batches = self._links.check(reply)
+            if notice:
+                self._newest_notice = _stream_id(notice)
             sources = [(keys.queue, source) for keys in order for source in keys.lists]
             deliveries = self._deliveries(f"{incarnation}.{epoch}.", epoch, batches, sources)
             claimant.doubtful = False
@@ -215,7 +222,7 @@ class RedisBroker(Broker):
             CLAIM,
             [
                 *(keys.parked, keys.epoch, keys.leases, keys.claims(incarnation), keys.calls(incarnation)),
-                *(keys.unacked, keys.unacked_index),
+                *(keys.unacked, keys.unacked_index, keys.notices),
                 *sources,
                 *(keys.wait_list(incarnation, source) for source in aside),
             ],
@@ -275,6 +282,25 @@ class RedisBroker(Broker):
             return self._links.run(commands)
         except LinkDown as error:
             raise self._links.down(error) from error
+
+    # Notices
+
+    def notify(self, notice: str, *, ttl: float) -> bool:
+        keys = self._keys
+        # The stream goes as a whole when nothing was said for so long; until then it holds the newest so many.
+        self._links.ask(
+            [["XADD", keys.notices, "MAXLEN", "~", MOST_NOTICES, "*", "text", notice], ["EXPIRE", keys.notices, int(ttl) + 1]]
+        )
+        return True
+
+    def notices(self, *, look: bool = False) -> list[str]:
+        if not look and self._read_notice >= self._newest_notice:
+            return []
+        with self._reading_notices:
+            (entries,) = self._run([["XRANGE", self._keys.notices, "({}-{}".format(*self._read_notice), "+"]])
+            if entries:
+                self._read_notice = _stream_id(entries[-1][0])
+        return [fields[1].decode() for _, fields in entries]
 
     # Settling
 
@@ -646,6 +672,12 @@ class RedisBroker(Broker):
     def close(self) -> None:
         self._waiters.close()
         self._links.close()
+
+
+def _stream_id(raw: bytes) -> tuple[int, int]:
+    """An entry's id in a stream, so that it can be compared."""
+    milliseconds, _, number = raw.partition(b"-")
+    return int(milliseconds), int(number)
 
 
 def _among(known: Container[str], sources: Iterable[str]) -> list[str]:

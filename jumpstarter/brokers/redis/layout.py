@@ -72,6 +72,7 @@ class Keys:
         self.quarantine = f"{prefix}jumpstarter.quarantine"
         self.quarantine_order = f"{prefix}jumpstarter.quarantine.order"
         self.waits = f"{prefix}jumpstarter.waits"
+        self.notices = f"{prefix}jumpstarter.notices"
         self._queues: dict[str, QueueKeys] = {}
 
     def claims(self, incarnation: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 import hiredis
@@ -23,7 +23,7 @@ from jumpstarter.errors import PublishTimeout, QueueNotFound
 
 def _load(name: str) -> Script:
     # Without the pieces that the others share: making them costs as much as the work does.
-    return Script((files("jumpstarter.brokers.redis") / "lua" / f"{name}.lua").read_text("utf-8"))
+    return Script(lambda: (Path(__file__).parent / "lua" / f"{name}.lua").read_text("utf-8"))
 
 
 PUBLISH: Final = _load("publish")

@@ -17,7 +17,7 @@ import select
 import threading
 import time
 from collections.abc import Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 import hiredis
@@ -29,8 +29,8 @@ from jumpstarter.errors import BrokerError
 
 def load(name: str) -> Script:
     """A script of ``lua/`` with the pieces that all of them share."""
-    folder = files("jumpstarter.brokers.redis") / "lua"
-    return Script((folder / "common.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8"))
+    folder = Path(__file__).parent / "lua"
+    return Script(lambda: (folder / "common.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8"))
 
 
 ARM: Final = load("arm")

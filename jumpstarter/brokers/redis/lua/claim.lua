@@ -2,11 +2,11 @@
 --
 -- KEYS 1 jumpstarter.parked   2 jumpstarter.epoch   3 jumpstarter.leases   4 jumpstarter.claims.<incarnation>
 --      5 jumpstarter.calls.<incarnation>   6 unacked   7 unacked_index
---      8… the lists of the queues, queue by queue, each queue's priorities in order; then the wait lists
+--      8 jumpstarter.notices   9… the lists of the queues, queue by queue, each queue's priorities in order; then the wait lists
 -- ARGV 1 incarnation   2 limit   3 lease in seconds   4 number of this call   5 newest epoch that the caller knows, if it doubts
 --      6 number of queues   7 lists per queue   8… for each list the end of its entries; then for each wait list the number of its list
 --
--- Answers {epoch, {lists that cannot be popped}, list, {raw …}, list, {raw …} …}; message n of all has the tag <incarnation>.<epoch>.<n>.
+-- Answers {epoch, {lists that cannot be popped}, id of the newest notice, list, {raw …}, list, {raw …} …}; message n of all has the tag <incarnation>.<epoch>.<n>.
 
 local parked, epochs, leases, claims, calls, unacked, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local incarnation, limit, number = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
@@ -16,7 +16,7 @@ local now = server_time()
 
 -- A call that was overtaken by a later one has nobody who reads its answer: whatever it took would be renewed for ever.
 local last, shortest = unpack(redis.call('HMGET', calls, 'claim', 'shortest'))
-if last and tonumber(last) >= number then return {0, {}} end
+if last and tonumber(last) >= number then return {0, {}, ''} end
 -- The first write: out of memory, read-only and lost disks are told here, before anything was popped.
 redis.call('HSET', calls, 'claim', ARGV[4])
 
@@ -42,22 +42,22 @@ local function keep(list, raws)
     taken[#taken + 1] = {list, raws}
 end
 
-for at = 1, #KEYS - 7 - lists do
-    local waiting = KEYS[7 + lists + at]
+for at = 1, #KEYS - 8 - lists do
+    local waiting = KEYS[8 + lists + at]
     local list = tonumber(ARGV[7 + lists + at])
     while count < limit do
         local raw = redis.call('RPOP', waiting)
         if not raw then break end
         keep(list, {raw})
     end
-    if count >= limit then sweep(waiting, KEYS[7 + list]) end
+    if count >= limit then sweep(waiting, KEYS[8 + list]) end
 end
 
 local function pop(list, most)
     -- By sixteen, so that a batch of large messages can be ended early.
     while most > 0 and bytes < MOST and not bad[list] do
         local wanted = math.min(most, 16)
-        local raws = redis.pcall('RPOP', KEYS[7 + list], wanted)
+        local raws = redis.pcall('RPOP', KEYS[8 + list], wanted)
         if not raws then return end
         if raws.err then
             bad[list] = true
@@ -85,13 +85,13 @@ for queue = 1, queues do serve(queue, limit) end
 
 local refused = {}
 for list in pairs(bad) do refused[#refused + 1] = list end
-if count == 0 then return {0, refused} end
+if count == 0 then return {0, refused, ''} end
 
 local epoch = redis.call('INCR', epochs)
 local head, score, n = incarnation .. '.' .. string.format('%d', epoch) .. '.', as_score(now), 0
 local entries, scores, notes, tags = {}, {}, {}, {}
 for _, batch in ipairs(taken) do
-    local raws, key, ending = batch[2], ':' .. KEYS[7 + batch[1]], ARGV[7 + batch[1]]
+    local raws, key, ending = batch[2], ':' .. KEYS[8 + batch[1]], ARGV[7 + batch[1]]
     for i = 1, #raws do
         local raw, tag = raws[i], head .. (n + 1)
         local at = 2 * n + 1
@@ -122,12 +122,15 @@ if fault then
     in_chunks('ZREM', index, tags)
     for at = #taken, 1, -1 do
         local raws = taken[at][2]
-        for from = #raws, 1, -1 do redis.call('RPUSH', KEYS[7 + taken[at][1]], raws[from]) end
+        for from = #raws, 1, -1 do redis.call('RPUSH', KEYS[8 + taken[at][1]], raws[from]) end
     end
     return fault
 end
 
-local answer = {epoch, refused}
+-- What was said before any of these messages was published is known by now.
+local notice = redis.call('XREVRANGE', KEYS[8], '+', '-', 'COUNT', 1)[1]
+
+local answer = {epoch, refused, notice and notice[1] or ''}
 for _, batch in ipairs(taken) do
     answer[#answer + 1] = batch[1]
     answer[#answer + 1] = batch[2]

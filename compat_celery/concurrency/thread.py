@@ -1,0 +1,11 @@
+"""Threads."""
+
+from __future__ import annotations
+
+from compat_celery.concurrency.base import BasePool
+
+__all__ = ("TaskPool",)
+
+
+class TaskPool(BasePool):
+    """Threads."""

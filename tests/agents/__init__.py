@@ -1,0 +1,1 @@
+"""Monitoring agents beside our worker and publisher."""
