@@ -4,9 +4,9 @@
 
 Everybody in turns within one run, medians of the rounds, in processor time.
 
-``--check`` exits with 1 when a goal is missed: tell → handled, through a
-handler that is bound to states, takes at most 3 times the bare stream's hand-over, ask 8 times; both are faster than Pykka (left
-out where it is not installed: ``pip install --group test``); 10,000 live idle actors take at most 100 MiB.
+``--check`` exits with 1 when a goal is missed: tell → handled, through a handler that is bound to states, takes at most 3 times the
+bare stream's hand-over, ask 8 times; both are faster than Pykka (left out where it is not installed: ``pip install --group test``);
+10,000 live idle actors take at most 100 MiB.
 """
 
 from __future__ import annotations
