@@ -59,7 +59,9 @@ class ActorRef:
         :raises NotHandled: the actor's class has no handler for it.
         :raises MailboxFull: the policy is to reject, or the actor would wait for itself.
         """
-        await tell(self._host, message)
+        desk, letter = desk_for(self._host, message), Letter(message)
+        if not desk.offer(letter):
+            await desk.put(letter)
 
     def tell_nowait(self, message: Message) -> None:
         """As :meth:`tell`, without waiting: from any thread, from hooks and signal handlers.
@@ -107,16 +109,6 @@ def desk_for(host: Host, message: Message) -> Desk:
         close = difflib.get_close_matches(kind, handled, n=1)
         raise NotHandled(host.name, kind, f"{', '.join(handled)}" + (f" (did you mean {close[0]}?)" if close else ""))
     return desk
-
-
-async def tell(host: Host, message: Message) -> None:
-    """See :meth:`ActorRef.tell`."""
-    desk = desk_for(host, message)
-    letter = Letter(message)
-    if desk.is_full():
-        await desk.put(letter)
-    else:
-        desk.put_nowait(letter)
 
 
 async def ask(host: Host, message: Any, seconds: float) -> Any:
