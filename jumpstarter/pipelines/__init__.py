@@ -8,7 +8,7 @@ Each ``lane`` works on one batch at a time: it makes the ``calls`` of steps and 
 The neighbours: ``actors`` below; ``testing`` and ``cli`` above. Brokers and workers are siblings that it does not know.
 """
 
-from jumpstarter.actors import Backoff, backoff
+from jumpstarter.actors import Backoff, backoff, resource
 from jumpstarter.errors import LeaseLost, PipelineError, StoreUnavailable, Throttled
 from jumpstarter.pipelines.batches import Batch, Gather, current_batch
 from jumpstarter.pipelines.budget import Budget
@@ -17,6 +17,7 @@ from jumpstarter.pipelines.declare import NextRun, next_run, on_failed, side, si
 from jumpstarter.pipelines.events import BatchFailed, BatchSettled, RequestFailed
 from jumpstarter.pipelines.links import Flow
 from jumpstarter.pipelines.pipeline import Pipeline
+from jumpstarter.pipelines.queues import QueueRows
 from jumpstarter.pipelines.report import Report
 from jumpstarter.pipelines.sources import Join, MemoryRows, RedisRows, Source, SqliteRows, SqlQuery
 from jumpstarter.pipelines.stores import open_store
@@ -41,6 +42,7 @@ __all__ = [
     "NextRun",
     "Pipeline",
     "PipelineError",
+    "QueueRows",
     "Rate",
     "RedisRows",
     "Report",
@@ -62,6 +64,7 @@ __all__ = [
     "next_run",
     "on_failed",
     "open_store",
+    "resource",
     "second",
     "seconds",
     "shared_clock",

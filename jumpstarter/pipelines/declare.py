@@ -92,7 +92,8 @@ def step(
 ) -> Any:
     """Do something with a batch of rows: ``async def geocode(self, rows)``. The next step or sink is given what it returns.
 
-    A plain ``def`` runs in a thread. Steps run in the order of their declaration.
+    A plain ``def`` runs in a thread. Steps run in the order of their declaration. A Celery task may be a step:
+    ``geocode = step(cost=1)(tasks.geocode)`` publishes it with the rows and waits for its result.
 
     :param cost: what one call takes of the budget: ``dict(requests=1, rows=len)``; a number is so many requests.
     :param retry: after an error, it is tried again while there are tries left, each of which costs. Then the rows failed.
@@ -101,7 +102,8 @@ def step(
     :param budget: the attribute of the class that holds the budget.
     """
 
-    def mark(function: Method) -> Method:
+    def mark(given: Any) -> Any:
+        function = _calling(given) if hasattr(given, "apply_async") else given
         spec = StepSpec(
             kind="step",
             cost=_cost(function, cost),
@@ -174,6 +176,19 @@ def side(method: Any = None, /, *, on_full: OnFull = "drop_oldest", capacity: in
         return _marked(function, SideSpec(on_full=on_full, capacity=capacity, durable=durable))
 
     return mark if method is None else mark(method)
+
+
+def _calling(task: Any) -> Callable[..., Any]:
+    """A step that has a Celery task do the work, and waits for its result in a thread."""
+
+    def call(self: Any, rows: Any) -> Any:  # noqa: ARG001 - a method
+        result = task.delay(rows)
+        # Also inside of another task: nothing here waits for a slot of its own pool.
+        return result.get(disable_sync_subtasks=False)
+
+    call.__name__ = getattr(task, "__name__", "call")
+    call.__doc__ = task.__doc__
+    return call
 
 
 def _marked(function: Method, spec: object) -> Method:
