@@ -33,6 +33,7 @@ STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("waiting", "waiting.py", ()),
     ("idle", "idle.py", ()),
     ("shapes", "shapes.py", ()),
+    ("canvases", "canvases.py", ()),
 )
 
 

@@ -947,7 +947,9 @@ class _chain(Signature):  # noqa: N801 - Celery's name, which the wire and pickl
         if link:
             tasks[0].extend_list_option("link", link)
         first = tasks.pop()
-        result = first.apply_async(**_prepare_chain_from_options(options, tasks, self._links_steps(app)))
+        links = self._links_steps(app)
+        later = tasks if links else app.shelf.steps(tasks, options)
+        result = first.apply_async(**_prepare_chain_from_options(options, later, links))
         # The frozen result of a single step would do, but for a group, whose members fulfil the one that sending it returned.
         return results[0] if tasks else result
 
@@ -1731,7 +1733,8 @@ class _chord(Signature):  # noqa: N801 - Celery's name, which the wire and pickl
         for name in ("chain", "chord", "task_id"):
             options.pop(name, None)
         header.options["task_id"] = group_id
-        frozen = header._freeze_group_tasks(group_id=group_id, chord=body, root_id=root_id)
+        carried = app.shelf.body(body, _known_size(header.tasks), options)
+        frozen = header._freeze_group_tasks(group_id=group_id, chord=carried, root_id=root_id)
         if header.tasks:
             app.backend.apply_chord(frozen, body, interval=interval, countdown=countdown, max_retries=max_retries)
             body_result.parent = header.apply_async(partial_args, kwargs, task_id=group_id, **{**options, **delay})
@@ -1825,6 +1828,24 @@ class _chord(Signature):  # noqa: N801 - Celery's name, which the wire and pickl
 chord = _chord
 
 
+def _known_size(tasks: Any) -> int | None:
+    """How many there are; None for a generator, which asking would use up."""
+    return None if isinstance(tasks, _regen) else len(tasks)
+
+
+@Signature.register_type(name="shelved")
+class _shelved(Signature):  # noqa: N801 - beside the other types
+    """What a ticket for the shelf stands for; there are no objects of this class."""
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any], app: Any = None) -> Any:
+        """The signature on the shelf.
+
+        :raises CanvasExpired: it is not there any more.
+        """
+        return (app or current_app).shelf.signature(d)
+
+
 def _put_below(header_result: Any, body_result: Any) -> None:
     """Make the header's result the first ancestor of the body's."""
     seen = set()
@@ -1887,7 +1908,7 @@ def maybe_signature(d: Any, app: Any = None, clone: bool = False) -> Any:
         if clone:
             d = d.clone()
     elif isinstance(d, dict):
-        d = signature(d)
+        d = signature(d, app=app) if d.get("subtask_type") == "shelved" else signature(d)
     if app is not None:
         d._app = app
     return d

@@ -54,6 +54,7 @@ __all__ = (
     "BackendStoreError",
     "CDeprecationWarning",
     "CPendingDeprecationWarning",
+    "CanvasExpired",
     "CeleryCommandException",
     "CeleryError",
     "CeleryWarning",
@@ -324,6 +325,11 @@ SystemTerminate = WorkerTerminate
 @celery_named
 class WorkerShutdown(SystemExit):
     """The worker shall end when its running tasks are done."""
+
+
+@celery_named
+class CanvasExpired(CeleryError):
+    """The rest of a chain, or the body of a chord, is not stored any more, so that what it belongs to cannot go on."""
 
 
 @celery_named

@@ -142,6 +142,11 @@ class Call(NamedTuple):
 # Writing.
 
 
+def _said(embed: dict[str, Any]) -> dict[str, Any]:
+    """With the ticket of a long chain (see app.tickets), which no genuine worker reads: what is not there need not be said."""
+    return {name: value for name, value in embed.items() if value is not None}
+
+
 def task_message_v2(
     task_id: str,
     name: str,
@@ -214,6 +219,8 @@ def task_message_v2(
             "expires": expires,
         }
     embed = {"callbacks": callbacks, "errbacks": errbacks, "chain": chain, "chord": chord}
+    if chain and isinstance(chain[-1], str):
+        embed = _said(embed)
     return TaskMessage(headers, {"correlation_id": task_id, "reply_to": reply_to or ""}, (args, kwargs, embed), event)
 
 
@@ -299,7 +306,13 @@ def encode(data: Any, serializer: str | None = "json", compression: str | None =
     """
     content_type: str = JSON
     content_encoding: str = "utf-8"
-    if serializer == "json" and _writes_plain_json():
+    # People replace "json" by a codec of their own (kombu.serialization.register), at any time; the fast way must not bypass it.
+    # Where kombu's registry was never imported, nobody did. Written out, as it is on the way of every message.
+    is_kombus = serializer == "json" and (
+        "kombu.serialization" not in sys.modules
+        or ((codec := serialization.registry._encoders.get("json")) is not None and codec[2] is kombu_json.dumps)
+    )
+    if is_kombus:
         try:
             text: str = _json_encoder.encode(data) if _json_encode is None else "".join(_json_encode(data, 0))
             body = text.encode()
@@ -340,15 +353,6 @@ def decode(
 
 
 UTF8 = frozenset({"utf-8", "UTF-8", "utf8", None})
-
-
-def _writes_plain_json() -> bool:
-    """Whether "json" is still kombu's: people replace it by their own codec (kombu.serialization.register), at any time, and the
-    fast ways here must not bypass theirs. Where kombu's registry was never imported, nobody did."""
-    if "kombu.serialization" not in sys.modules:
-        return True
-    codec = serialization.registry._encoders.get("json")
-    return codec is not None and codec[2] is kombu_json.dumps
 
 
 def _decode_json(body: bytes) -> Any:

@@ -20,6 +20,7 @@
     │   ├── MailboxFull               no room for a message
     │   ├── NotHandled                an actor has no handler for messages of this class
     │   ├── Rejected                  a handler does not take the message in this state
+    │   ├── RemoteError               a handler in another process raised
     │   ├── ResourceFailed            a required resource could not be acquired
     │   ├── StopTimeout               an actor did not stop within its grace
     │   └── Unwell                    an actor was unhealthy, or a health check failed, for too long
@@ -33,6 +34,10 @@
     ├── MessageError                  a message that cannot become a job; it goes to quarantine
     │   ├── Undecodable
     │   └── UnknownTask
+    ├── PipelineError
+    │   ├── LeaseLost                 rows are somebody else's by now; what was done with them counts for nothing here
+    │   ├── StoreUnavailable          the store of a pipeline does not answer
+    │   └── Throttled                 the other side wants to be left alone for a while
     └── WorkerError
         └── ChildStartFailed          a child process ended before it was ready
 
@@ -247,6 +252,18 @@ class Rejected(ActorError):
         self.message = message
 
 
+class RemoteError(ActorError):
+    """A handler in another process raised.
+
+    :ivar kind: the name of the error's class there.
+    """
+
+    def __init__(self, actor: str, kind: str, text: str) -> None:
+        super().__init__(f"{actor}: {kind}: {text}")
+        self.actor = actor
+        self.kind = kind
+
+
 class Unwell(ActorError):
     """An actor was unhealthy, or a health check failed, for longer than ``unhealthy_for``.
 
@@ -344,6 +361,44 @@ class UnknownTask(MessageError):
     def __init__(self, name: str) -> None:
         super().__init__(f"no task is registered under the name {name!r}")
         self.name = name
+
+
+class PipelineError(JumpstarterError):
+    """Something about a pipeline."""
+
+
+class LeaseLost(PipelineError):
+    """The lease of these rows ran out, and they were given to somebody else.
+
+    :ivar queue: where they come from.
+    """
+
+    def __init__(self, queue: str, fence: int) -> None:
+        super().__init__(f"the lease of claim {fence} in {queue!r} has run out; its rows are somebody else's")
+        self.queue = queue
+        self.fence = fence
+
+
+class StoreUnavailable(PipelineError):
+    """The store of budgets and rows does not answer.
+
+    :ivar url: its address, without the password.
+    """
+
+    def __init__(self, url: str, why: object) -> None:
+        super().__init__(f"the store at {url} cannot be used: {why}")
+        self.url = url
+
+
+class Throttled(PipelineError):
+    """Raised by a step: the other side wants to be left alone for so many seconds (429, Retry-After).
+
+    :ivar after: seconds; nobody takes anything of the budget meanwhile.
+    """
+
+    def __init__(self, after: float) -> None:
+        super().__init__(f"the other side wants to be left alone for {after:g} s")
+        self.after = after
 
 
 class WorkerError(JumpstarterError):

@@ -395,12 +395,15 @@ class AMQP:
         """
         args, kwargs = checked_arguments(args, kwargs)
         argstext, kwargstext = self.texts_of(args, kwargs) if argsrepr is None or kwargsrepr is None else ("", "")
+        eta = self._moment(countdown or None, eta, "countdown", now, timezone)
+        if chain or chord:
+            chain, chord = self.app.shelf.carried(chain, chord, eta)
         return task_message_v2(
             task_id,
             name,
             args,
             kwargs,
-            eta=self._moment(countdown or None, eta, "countdown", now, timezone),
+            eta=eta,
             expires=self._moment(expires, None, "expires", now, timezone),
             group_id=group_id,
             group_index=group_index,

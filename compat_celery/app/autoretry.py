@@ -60,6 +60,8 @@ def _retry(
     task: Any, retry_kwargs: dict[str, Any], backoff: float, longest: int, jitter: bool, error: BaseException
 ) -> BaseException:
     """Retry the task after the error, and give what is to be raised."""
+    if getattr(error, "__jumpstarter_poisonous__", False):  # see compat_celery.sections
+        raise error
     arguments = dict(retry_kwargs)
     if backoff:
         arguments["countdown"] = get_exponential_backoff_interval(

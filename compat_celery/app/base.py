@@ -1091,6 +1091,13 @@ class Celery:
         return prepare_annotations(self.conf.task_annotations)
 
     @cached_property
+    def shelf(self) -> Any:
+        """Where large canvases lie while they run; see :mod:`compat_celery.app.shelf`."""
+        from compat_celery.app.shelf import Shelf  # noqa: PLC0415 - only canvases need it
+
+        return Shelf(self)
+
+    @cached_property
     def amqp(self) -> Any:
         """Queues, routes and messages."""
         return instantiate(self.amqp_cls, app=self)

@@ -22,10 +22,11 @@ from compat_celery.app.utils import sanitize_url
 from compat_celery.exceptions import ImproperlyConfigured, QueueNotFound
 from jumpstarter import errors
 from jumpstarter.abc.broker import Broker
+from jumpstarter.abc.results import Results
 from jumpstarter.brokers import open_broker
 from jumpstarter.embedded.home import file_in, home
 from jumpstarter.errors import BrokerUnavailable, ConfigurationError
-from jumpstarter.jobs import Envelope
+from jumpstarter.jobs import Document, Envelope
 from jumpstarter.telemetry import tracing
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ __all__ = (
     "bulk_publish",
     "capture",
     "embedded_url",
+    "store_first",
 )
 
 #: Schemes whose URLs name a Jumpstarter broker; kombu knows some of them too, but other things by it.
@@ -200,12 +202,14 @@ def _amqp_options(app: Celery) -> dict[str, Any]:
 class _Sink:
     """Collects what is published in a context, and what shall be done once it is sent."""
 
-    __slots__ = ("after", "app", "bytes", "envelopes", "send", "sent", "traced")
+    __slots__ = ("after", "app", "bytes", "documents", "envelopes", "send", "sent", "traced")
 
     def __init__(self, app: Celery | None = None, send: Callable[[Sequence[Envelope]], None] | None = None) -> None:
         self.app = app
         self.envelopes: list[Envelope] = []
         self.after: list[Callable[[], None]] = []
+        #: What has to be stored before they are sent, and where.
+        self.documents: list[tuple[Results, Document]] = []
         self.send = send
         self.bytes = 0
         self.sent: list[str] = []
@@ -221,8 +225,10 @@ class _Sink:
 
     def flush(self) -> None:
         envelopes, self.envelopes, self.bytes = self.envelopes, [], 0
-        if envelopes and self.send is not None:
+        documents, self.documents = self.documents, []
+        if (envelopes or documents) and self.send is not None:
             try:
+                _store(documents)
                 self.send(envelopes)
             except exceptions.PublishError as error:
                 error.sent = tuple(self.sent)
@@ -308,6 +314,29 @@ def add(envelope: Envelope) -> None:
     sink = _sink.get()
     assert sink is not None
     sink.add(envelope)
+
+
+def store_first(app: Celery, store: Results, documents: Sequence[Document]) -> None:
+    """Store what the next message refers to: at once, or just before it is sent where a block around us sends in bulk.
+
+    :raises NotPublished: the store does not answer; nothing was sent.
+    """
+    sink = _sink.get()
+    if sink is not None and sink.send is not None and sink.app is app:
+        sink.documents += [(store, document) for document in documents]
+    else:
+        _store([(store, document) for document in documents])
+
+
+def _store(documents: Sequence[tuple[Results, Document]]) -> None:
+    by_store: dict[Results, list[Document]] = {}
+    for store, document in documents:
+        by_store.setdefault(store, []).append(document)
+    for store, some in by_store.items():
+        try:
+            store.put(some)
+        except errors.ResultsUnavailable as error:
+            raise exceptions.NotPublished(f"a canvas could not be stored, and so nothing was sent: {error}") from error
 
 
 def on_sent(announce: Callable[[], None]) -> None:

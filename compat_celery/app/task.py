@@ -754,8 +754,13 @@ class Task:
             for task in maybe_list(sig.tasks) or []:
                 task.set(replaced_task_nesting=nesting)
         # What came after this task in a chain comes after its replacement, with the ids that it had.
-        for following in reversed(request.chain or []):
-            step = canvas.signature(following, app=self.app)
+        following = request.chain or []
+        if hasattr(following, "wire"):
+            # On the shelf, and stays there: a chain in which each step replaces itself would lay down all of it each time.
+            sig.set(chain=following.wire())
+            following = []
+        for later in reversed(following):
+            step = canvas.signature(later, app=self.app)
             step.set(replaced_task_nesting=nesting)
             sig |= step
         return self.on_replace(sig)

@@ -18,6 +18,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Any, NamedTuple
 
 import anyio
@@ -29,6 +30,7 @@ from kombu.utils.encoding import safe_repr, safe_str
 from compat_celery import _state, signals, states
 from compat_celery.app.duplicates import deduplicates, is_done
 from compat_celery.app.effects import current, deferred
+from compat_celery.app.shelf import Rest
 from compat_celery.app.task import Context
 from compat_celery.app.task import Task as BaseTask
 from compat_celery.app.trace_log import (
@@ -421,9 +423,11 @@ class Tracer:
                 signature = app._canvas.maybe_signature(callback, app=app)
                 signature.apply_async((value,), **options, **_stamps_of(request))
         if chain:
-            rest = list(chain)
+            # A copy: the task's own hooks are still to see the request.
+            rest = copy(app.shelf.chain(chain))
             signature = app._canvas.maybe_signature(rest.pop(), app=app)
-            signature.apply_async((value,), chain=rest or None, **options)
+            later = rest.wire() if isinstance(rest, Rest) else rest
+            signature.apply_async((value,), chain=later or None, **options)
 
     def _inherited_priority(self, request: Context) -> int | None:
         if not self.app.conf.task_inherit_parent_priority:

@@ -12,7 +12,7 @@ from typing import Any
 
 from compat_celery import _state, states
 from compat_celery.canvas import maybe_signature
-from compat_celery.exceptions import ChordError
+from compat_celery.exceptions import CanvasExpired, ChordError
 from compat_celery.result import GroupResult
 from jumpstarter.errors import ResultsUnavailable
 from jumpstarter.jobs import Document, Envelope
@@ -48,7 +48,13 @@ def run_body(backend: Any, request: Any, bodies: Sequence[bytes]) -> None:
     :raises ResultsUnavailable: the store does not answer; nothing was sent or stored.
     """
     app = backend.app
-    body = maybe_signature(request.chord, app=app)
+    try:
+        body = maybe_signature(request.chord, app=app)
+    except CanvasExpired as expired:
+        # Nothing but its id is known any more: whoever waits for it learns why it never comes.
+        logger.error("Chord %r: %s", request.group, expired)
+        backend.mark_as_failure(request.chord["options"]["task_id"], expired)
+        return
     with _on_behalf_of(app, request):
         try:
             values = _in_shape(backend, request.group, _results(backend, bodies))

@@ -10,7 +10,7 @@ A part is what Celery's Redis backend keeps of each task in a chord's header: ``
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -214,7 +214,7 @@ def failure_part(backend: Any, request: Any, state: str, error: BaseException) -
     reports to the chord, will never run, and so this part speaks for it."""
     if request.chord:
         return chord_part(backend, request, state, error)
-    for step in later_steps(request.chain):
+    for step in later_steps(backend.app.shelf.later(request.chain)):
         if step.get("options", {}).get("chord"):
             return chord_part(backend, step_request(step), state, error)
     return None
@@ -224,14 +224,16 @@ def chain_failures(
     backend: Any, request: Any, error: BaseException, traceback: str | None, state: str = states.FAILURE
 ) -> list[Document]:
     """The failure of every later step of a failed task's chain: whoever waits for them waits for the chain."""
-    steps = (step_request(step) for step in later_steps(request.chain))
+    if not request.chain:
+        return []
+    steps = (step_request(step) for step in later_steps(backend.app.shelf.later(request.chain)))
     return [task_document(backend, step.id, error, state, traceback, step) for step in steps if step.id]
 
 
-def later_steps(chain: Any) -> Iterator[dict[str, Any]]:
+def later_steps(chain: Iterable[Any]) -> Iterator[dict[str, Any]]:
     """The steps of a chain that was to go on, as it travels in a message. Where a step is a chord, its body comes after it:
     that is what the steps behind it wait for."""
-    pending = deque(chain if isinstance(chain, list | tuple) else ())
+    pending = deque(chain)
     while pending:
         step = pending.popleft()
         yield step

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from compat_celery._names import celery_named
 from compat_celery.backends.native import NativeBackend
@@ -19,12 +19,19 @@ __all__ = ("RedisBackend",)
 _CELERYS_TIMEOUT = 120.0
 
 
+def _url_of(conf: Any) -> str:
+    """The address in parts: the settings ``redis_host``, ``redis_port``, ``redis_db``, ``redis_username``, ``redis_password``."""
+    user, password = quote(conf.get("redis_username") or "", safe=""), quote(conf.get("redis_password") or "", safe="")
+    login = f"{user}:{password}@" if user or password else ""
+    return f"redis://{login}{conf.get('redis_host') or 'localhost'}:{conf.get('redis_port') or 6379}/{conf.get('redis_db') or 0}"
+
+
 @celery_named
 class RedisBackend(NativeBackend):
     """``redis://``, ``rediss://`` and ``redis+socket://``."""
 
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
-        url = url or "redis://localhost:6379/0"
+        url = url if url and url != "redis://" else _url_of(app.conf)
         #: Whether :attr:`client` gives text instead of bytes, and so cannot give what is compressed.
         self._decodes = strtobool(dict(parse_qsl(urlsplit(url).query)).get("decode_responses", "false"))
         super().__init__(app, url=url, **kwargs)

@@ -14,6 +14,7 @@ from datetime import UTC, tzinfo
 from types import MappingProxyType
 from typing import Any
 
+import anyio.to_thread
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from kombu.exceptions import ContentDisallowed, DecodeError
@@ -22,16 +23,18 @@ from kombu.serialization import prepare_accept_content
 from compat_celery import protocol, signals, states
 from compat_celery.app import agents, trace
 from compat_celery.app.effects import current
+from compat_celery.app.shelf import Rest
 from compat_celery.app.task import Context
-from compat_celery.exceptions import ImproperlyConfigured, NotRegistered, Reject, TaskRevokedError
+from compat_celery.app.tickets import is_body_ticket
+from compat_celery.exceptions import CanvasExpired, ImproperlyConfigured, NotRegistered, Reject, TaskRevokedError
 from compat_celery.utils.serialization import jsonify
 from compat_celery.worker import revocations
 from compat_celery.worker import state as worker_state
 from compat_celery.worker.request import Request, request_of
-from compat_celery.worker.verdicts import REDELIVERED, again, verdict, was_delivered
+from compat_celery.worker.verdicts import REDELIVERED, again, verdict
 from jumpstarter.clock import SYSTEM_CLOCK
-from jumpstarter.errors import MessageError, Undecodable, UnknownTask
-from jumpstarter.jobs import ACK, Action, Delivery, Handler, Job, Outcome, Park, Place, Quarantine
+from jumpstarter.errors import MessageError, ResultsUnavailable, Undecodable, UnknownTask
+from jumpstarter.jobs import ACK, RETURN, Action, Delivery, Handler, Job, Outcome, Park, Place, Quarantine
 
 logger = logging.getLogger("celery.worker.strategy")
 
@@ -312,8 +315,42 @@ class CeleryApplication:
     def _request(self, delivery: Delivery, head: protocol.Head, call: protocol.Call | None) -> Context:
         if call is None:
             return Context(head.headers)
-        assert delivery.envelope is not None
-        return Context(call.request(delivery.envelope, hostname=self.hostname, redelivered=was_delivered(delivery)))
+        return Context(self.request_of(delivery, call))
+
+    def request_of(self, delivery: Delivery, call: protocol.Call) -> dict[str, Any]:
+        """The fields of ``task.request``."""
+        envelope = delivery.envelope
+        assert envelope is not None, "the worker refuses deliveries without an envelope"
+        redelivered = delivery.attempt > 1 or bool(envelope.headers.get(REDELIVERED))
+        request = call.request(envelope, hostname=self.hostname, redelivered=redelivered)
+        if call.chain:
+            request["chain"] = self.app.shelf.chain(call.chain)
+        return request
+
+    def prepare_canvas(self, job: Job, request: dict[str, Any]) -> Outcome | None:
+        """Before a task runs that is part of a large canvas: see that the canvas can go on. An outcome when it cannot now, or
+        never will."""
+        chain, body = request["chain"], request["chord"]
+        try:
+            if isinstance(chain, Rest):
+                chain.prepare()
+            if is_body_ticket(body):
+                request["chord"] = self.app.shelf.kept_body(body)
+        except ResultsUnavailable as error:
+            logger.warning("Task %s[%s] waits: its canvas cannot be read: %s", job.name, job.id, error)
+            return Outcome(job.delivery, job, "RETURNED", RETURN)
+        except CanvasExpired as error:
+            logger.error("Task %s[%s] is kept in quarantine: %s", job.name, job.id, error)
+            backend = self.app.tasks[job.name].backend
+            return self._fail(
+                job.delivery, job, job.context, error, Quarantine(str(error), {"task": job.name, "id": job.id}), backend
+            )
+        return None
+
+
+def is_shelved(request: Mapping[str, Any]) -> bool:
+    """Whether a part of the task's canvas is on the shelf."""
+    return isinstance(request["chain"], Rest) or is_body_ticket(request["chord"])
 
 
 class TaskHandler:
@@ -335,9 +372,9 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            # As was_delivered() says, without its call: this is on the way of every message.
-            is_redelivered = delivery.attempt > 1 or REDELIVERED in envelope.headers
-            request = call.request(envelope, hostname=application.hostname, redelivered=is_redelivered)
+            request = application.request_of(delivery, call)
+            if (call.chain or call.chord) and (refusal := application.prepare_canvas(job, request)) is not None:
+                return refusal
             tracer = self.task.__trace__ or self._make_tracer()
             result = tracer(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
@@ -357,9 +394,9 @@ class TaskHandler:
         token = current.set(outcome)
         try:
             call = protocol.read_body(envelope, job.context, accept=application.accept)
-            # As was_delivered() says, without its call: this is on the way of every message.
-            is_redelivered = delivery.attempt > 1 or REDELIVERED in envelope.headers
-            request = call.request(envelope, hostname=application.hostname, redelivered=is_redelivered)
+            request = application.request_of(delivery, call)
+            if (call.chain or call.chord) and (refusal := await self._prepared(job, request)) is not None:
+                return refusal
             tracer = self._acaller or self._make_coroutine_tracer()
             result = await tracer.acall(job.id, call.args, call.kwargs, request)
         except (ContentDisallowed, DecodeError, Undecodable) as error:
@@ -369,6 +406,11 @@ class TaskHandler:
         if outcome.status != states.SUCCESS:
             self._conclude(outcome, job, call, request, result.retval)
         return outcome
+
+    async def _prepared(self, job: Job, request: dict[str, Any]) -> Outcome | None:
+        if not is_shelved(request):
+            return None
+        return await anyio.to_thread.run_sync(self._application.prepare_canvas, job, request)
 
     def _conclude(self, outcome: Outcome, job: Job, call: protocol.Call, request: dict[str, Any], retval: Any) -> None:
         """What becomes of the message of a task that did not succeed."""

@@ -8,7 +8,7 @@ from typing import Any
 from compat_celery import states
 from jumpstarter.jobs import ACK, Action, Delivery, Envelope, Quarantine
 
-__all__ = ("again", "verdict", "was_delivered")
+__all__ = ("REDELIVERED", "again", "verdict")
 
 #: The header by which kombu marks messages that were delivered before; others do not have it.
 REDELIVERED = "redelivered"
@@ -33,8 +33,3 @@ def again(delivery: Delivery) -> Envelope:
     assert envelope is not None, "a task ran"
     headers = {**envelope.headers, REDELIVERED: True}
     return replace(envelope, headers=headers, exchange="", routing_key=delivery.queue, queue=delivery.queue, due=None)
-
-
-def was_delivered(delivery: Delivery) -> bool:
-    """Whether the message was delivered before, and came back."""
-    return delivery.attempt > 1 or (delivery.envelope is not None and REDELIVERED in delivery.envelope.headers)

@@ -146,6 +146,27 @@ class Broker(ABC):
     def purge(self, queue: str) -> int:
         """Drop all that waits in the queue (claimed messages stay); answer how many."""
 
+    # Topics: which queues want the messages of a name. Durable, and known to all processes of the broker.
+
+    @abstractmethod
+    def bind_topic(self, topic: str, queue: str) -> None:
+        """From now on the queue gets every message of the topic, whether anybody claims from it or not. Twice is once."""
+
+    @abstractmethod
+    def unbind_topic(self, topic: str, queue: str) -> None:
+        """The queue gets no more messages of the topic; what waits in it stays."""
+
+    @abstractmethod
+    def publish_topic(self, topic: str, envelope: Envelope, *, timeout: float | None = None) -> None:
+        """Send the envelope to every queue that is bound to the topic, in place of its own; where there is none it is gone.
+
+        As for time and errors see :meth:`publish`.
+        """
+
+    @abstractmethod
+    def delete_queue(self, queue: str) -> None:
+        """Remove the queue, what waits in it and its bindings to topics. Does nothing when there is none."""
+
     @abstractmethod
     def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:
         """What rests in quarantine, the oldest first, from behind the one whose id is ``after``."""

@@ -18,6 +18,7 @@ from jumpstarter.actors.family import Child, Need, Strategy, child, needs, one_f
 from jumpstarter.actors.handlers import Handler, handles
 from jumpstarter.actors.health import Concern
 from jumpstarter.actors.hosting import hosted, run
+from jumpstarter.actors.inspection import ActorView, class_diagram, look, tree, tree_diagram, watch
 from jumpstarter.actors.letters import DeadLetter, DeadLetters, Mailbox, dead_letters
 from jumpstarter.actors.messages import Command, Document, Event, Message
 from jumpstarter.actors.modes import Condition, Mode, State, degraded, failing, healthy, lost, reported, unhealthy
@@ -25,10 +26,12 @@ from jumpstarter.actors.ref import ActorRef, Ref
 from jumpstarter.actors.threads import DedicatedThread
 from jumpstarter.actors.view import StateView
 from jumpstarter.actors.watching import Down
+from jumpstarter.actors.window import Window
 
 __all__ = [
     "Actor",
     "ActorRef",
+    "ActorView",
     "Backoff",
     "Child",
     "CircuitBreaker",
@@ -52,9 +55,11 @@ __all__ = [
     "State",
     "StateView",
     "Strategy",
+    "Window",
     "backoff",
     "child",
     "circuit_breaker",
+    "class_diagram",
     "dead_letters",
     "degraded",
     "failing",
@@ -62,6 +67,7 @@ __all__ = [
     "health_check",
     "healthy",
     "hosted",
+    "look",
     "loop",
     "lost",
     "needs",
@@ -73,5 +79,8 @@ __all__ = [
     "run",
     "task",
     "timer",
+    "tree",
+    "tree_diagram",
     "unhealthy",
+    "watch",
 ]

@@ -53,7 +53,9 @@ class Backoff:
         return self.tries is not None and failures >= self.tries
 
 
-def backoff(first: float, cap: float, tries: int | None = None, *, factor: float = 2.0, jitter: float = 0.5) -> Backoff:
+def backoff(
+    first: float = 1.0, cap: float = 60.0, tries: int | None = None, *, factor: float = 2.0, jitter: float = 0.5
+) -> Backoff:
     """Delays from ``first`` to ``cap`` seconds; at most ``tries`` attempts in all (None: no end).
 
     :raises ConfigurationError: for values that make no sense; the message names them.

@@ -50,6 +50,7 @@ class Desk:
     """The mailbox of one actor and what empties it. ``put_nowait`` may be called from any thread, ``put`` from any event loop."""
 
     __slots__ = (
+        "_capacity",
         "_circuits",
         "_current",
         "_host",
@@ -74,6 +75,7 @@ class Desk:
         self._host = host
         self._table = table
         self._options = options
+        self._capacity = options.capacity
         self._circuits = circuits
         self._letters = _NO_LETTERS
         self._stash: deque[Letter] | None = None
@@ -98,7 +100,29 @@ class Desk:
         """How many messages wait, those included that were put aside."""
         return len(self._letters) + (len(self._stash) if self._stash else 0)
 
+    @property
+    def room(self) -> int:
+        """How many more messages may come; none while the actor is not there."""
+        return self._options.capacity - self.depth if self._is_open else 0
+
+    @property
+    def current(self) -> Letter | None:
+        """The letter that is being handled."""
+        return self._current
+
     # -- putting in --
+
+    def offer(self, letter: Letter) -> bool:
+        """The plain case of :meth:`put_nowait`, from any thread: the actor is there and there is room. False, and nothing is done,
+        when it is not that plain."""
+        letters = self._letters
+        if len(letters) >= self._capacity or self._stash or letters is _NO_LETTERS or not self._is_open:
+            return False
+        letters.append(letter)
+        wake = self._wake
+        if wake is not None:
+            wake.set()
+        return True
 
     def put_nowait(self, letter: Letter) -> None:
         """From any thread.
@@ -311,6 +335,8 @@ class Desk:
             self._put_aside(letter)
         elif reply is not None:
             reply.answer(value)
+        else:
+            letter.handled()
         self._note_handled(message, None)
 
     def _note_handled(self, message: Any, error: BaseException | None) -> None:
@@ -386,6 +412,7 @@ class Desk:
         """The letter reaches nobody; who asked learns why."""
         self.dead += 1
         name = self._host.name
+        letter.died(reason, error)
         if letter.reply is not None:
             letter.reply.fail(error or self._why(reason, letter))
             if reason != "expired":

@@ -23,6 +23,7 @@ from jumpstarter.actors.modes import Severity
 from jumpstarter.actors.phases import Phases
 from jumpstarter.actors.plan import Plan
 from jumpstarter.actors.publish import Publisher
+from jumpstarter.actors.registry import registry
 from jumpstarter.actors.supervision import Family
 from jumpstarter.actors.threads import DedicatedThread
 from jumpstarter.actors.timers import Timers
@@ -217,6 +218,7 @@ class Host:
         """Run the actor by the service of its parent, until it was closed and is at rest: then ``on_left`` is called."""
         self.service = service
         self._on_left = on_left
+        registry.spawned(self, is_root=False)
         self.post("start")
 
     def is_over(self, *, until_stopped: bool) -> bool:
@@ -228,11 +230,14 @@ class Host:
         if self.service is None:
             return
         family, self.family = self.family, None
-        for child in family.actors if family is not None else ():
-            child._host.end_service()
+        if family is not None:
+            family.abandon()
+            for child in family.actors:
+                child._host.end_service()
         self.service = None
         self._is_rung = self._is_closing = False
         self._settle_accounts()
+        registry.stopped(self)
         on_left, self._on_left = self._on_left, None
         if on_left is not None:
             on_left()

@@ -89,9 +89,18 @@ class Letter:
 
     __slots__ = ("message", "reply")
 
+    #: From another process, by which it can be recognised when it comes again.
+    id: str
+
     def __init__(self, message: Any, reply: Reply | None = None) -> None:
         self.message = message
         self.reply = reply
+
+    def handled(self) -> None:
+        """It was. For letters from elsewhere."""
+
+    def died(self, reason: Reason, error: BaseException | None) -> None:
+        """It reached nobody. For letters from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

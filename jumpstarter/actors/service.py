@@ -13,6 +13,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from jumpstarter.actors.deadlines import Deadlines
+from jumpstarter.actors.registry import registry
 from jumpstarter.actors.threads import Doorbell
 from jumpstarter.errors import ActorError
 
@@ -85,6 +86,7 @@ async def serve(host: Host, *, until_stopped: bool, task_status: TaskStatus[None
     if host.is_serving:
         raise ActorError(f"{host.name} is hosted already; one actor has one host")
     host.service = service = Service(host, until_stopped=until_stopped)
+    registry.spawned(host, is_root=True)
     task_status.started()
     over = anyio.Event()
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.clock import SYSTEM_CLOCK, Clock
@@ -253,6 +254,28 @@ class MemoryBroker(Broker):
         self._space.check_process()
         with self._space.changed:
             return len(self._space.waiting.pop(queue, ()))
+
+    def bind_topic(self, topic: str, queue: str) -> None:
+        self._space.check_process()
+        with self._space.changed:
+            self._space.topics[topic].add(queue)
+
+    def unbind_topic(self, topic: str, queue: str) -> None:
+        self._space.check_process()
+        with self._space.changed:
+            self._space.topics[topic].discard(queue)
+
+    def publish_topic(self, topic: str, envelope: Envelope, *, timeout: float | None = None) -> None:
+        self._space.check_process()
+        with self._space.changed:
+            queues = sorted(self._space.topics[topic])
+        self.publish([replace(envelope, queue=queue) for queue in queues], timeout=timeout)
+
+    def delete_queue(self, queue: str) -> None:
+        self.purge(queue)
+        with self._space.changed:
+            for queues in self._space.topics.values():
+                queues.discard(queue)
 
     def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:
         self._space.check_process()

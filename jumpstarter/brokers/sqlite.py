@@ -20,6 +20,7 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 
@@ -134,6 +135,14 @@ _PROMOTE = """
     SET id = (SELECT max(id) + 1 FROM jumpstarter_messages), state = 'ready', due = NULL
     WHERE id = ?
 """
+
+# Made when it is first needed, so that files of before know topics as well.
+_TOPICS = "CREATE TABLE IF NOT EXISTS jumpstarter_topics (topic TEXT, queue TEXT, PRIMARY KEY (topic, queue)) WITHOUT ROWID"
+_HAS_TOPICS = "SELECT 1 FROM sqlite_master WHERE name = 'jumpstarter_topics'"
+_BIND = "INSERT OR IGNORE INTO jumpstarter_topics VALUES (?, ?)"
+_UNBIND = "DELETE FROM jumpstarter_topics WHERE topic = ? AND queue = ?"
+_BOUND = "SELECT queue FROM jumpstarter_topics WHERE topic = ? ORDER BY queue"
+_UNBIND_ALL = "DELETE FROM jumpstarter_topics WHERE queue = ?"
 
 _DEPTH = "SELECT count(*) FROM jumpstarter_messages WHERE state = 'ready' AND queue = ?"
 _PURGE = "DELETE FROM jumpstarter_messages WHERE state = 'ready' AND queue = ?"
@@ -341,6 +350,37 @@ class SqliteBroker(Broker):
         return None if due is None else float(due)
 
     # Quarantine
+
+    # Topics
+
+    def bind_topic(self, topic: str, queue: str) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(_TOPICS)
+            connection.execute(_BIND, (topic, queue))
+
+        self._database.write(work)
+
+    def unbind_topic(self, topic: str, queue: str) -> None:
+        self._in_topics(_UNBIND, (topic, queue))
+
+    def publish_topic(self, topic: str, envelope: Envelope, *, timeout: float | None = None) -> None:
+        def look(connection: sqlite3.Connection) -> list[tuple[str]]:
+            has_topics = connection.execute(_HAS_TOPICS).fetchall()
+            return connection.execute(_BOUND, (topic,)).fetchall() if has_topics else []
+
+        queues = self._database.read(look)
+        self.publish([replace(envelope, queue=queue) for (queue,) in queues], timeout=timeout)
+
+    def delete_queue(self, queue: str) -> None:
+        self.purge(queue)
+        self._in_topics(_UNBIND_ALL, (queue,))
+
+    def _in_topics(self, statement: str, values: tuple[str, ...]) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            if connection.execute(_HAS_TOPICS).fetchall():
+                connection.execute(statement, values)
+
+        self._database.write(work)
 
     def quarantined(self, *, limit: int = 100, after: str = "") -> list[Quarantined]:
         values = (resting_number(after), limit)

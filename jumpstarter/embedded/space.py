@@ -153,6 +153,8 @@ class Space:
         self.gatherings: dict[str, Gathering] = {}
         #: job → the fence before what it writes.
         self.fences: dict[str, Standing] = {}
+        #: topic → its queues.
+        self.topics: defaultdict[str, set[str]] = defaultdict(set)
         self.sweep_at = 1000
         #: What was said to everybody, with the monotonic time when it is no longer of interest.
         self.notices: list[tuple[float, str]] = []

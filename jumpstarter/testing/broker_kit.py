@@ -1491,6 +1491,46 @@ class BrokerKit:
         assert broker.settle([settlement(delivery, RETURN)], incarnation="a") == [True]
         assert broker.depth("q") == 1
 
+    def test_a_topic_goes_to_every_queue_that_is_bound_to_it(self, broker: Broker, broker_factory: Callable[..., Broker]) -> None:
+        broker.publish_topic("news", envelope(b"nobody hears"))
+        for queue in ("q", "r"):
+            broker.bind_topic("news", queue)
+            broker.bind_topic("news", queue)
+        broker.bind_topic("other", "s")
+        broker_factory().publish_topic("news", envelope(b"all hear", "elsewhere", headers={"x": 1}))
+        claimed = {one.queue: one for one in self.claim_all(broker, "q", "r", "s", "elsewhere")}
+        assert sorted(claimed) == ["q", "r"]
+        for delivery in claimed.values():
+            assert delivery.envelope is not None
+            assert (delivery.envelope.body, delivery.envelope.headers["x"]) == (b"all hear", 1)
+
+    def test_a_queue_that_is_bound_no_more_gets_nothing_more(self, broker: Broker) -> None:
+        broker.bind_topic("news", "q")
+        broker.bind_topic("news", "r")
+        broker.unbind_topic("news", "q")
+        broker.unbind_topic("news", "never bound")
+        broker.publish_topic("news", envelope(b"x"))
+        assert [one.queue for one in self.claim_all(broker, "q", "r")] == ["r"]
+
+    def test_a_deleted_queue_is_gone_with_its_bindings(self, broker: Broker) -> None:
+        broker.bind_topic("news", "q")
+        broker.publish_topic("news", envelope(b"x"))
+        broker.publish([envelope(b"y")])
+        broker.delete_queue("q")
+        broker.delete_queue("never seen")
+        assert broker.depth("q") == 0
+        broker.publish_topic("news", envelope(b"z"))
+        assert self.claim_all(broker, "q") == []
+
+    def claim_all(self, broker: Broker, *queues: str) -> list[Delivery]:
+        """All that waits in these queues, or comes within a moment."""
+        found: list[Delivery] = []
+        while claimed := broker.claim(queues, 100, incarnation="a", lease=LEASE) or (
+            broker.claim(queues, 100, incarnation="a", lease=LEASE) if broker.wait(queues, 0.3, incarnation="a") else []
+        ):
+            found += claimed
+        return found
+
     def test_queue_names_may_be_odd(self, broker: Broker) -> None:
         names = ["ü ñ", "a:b", "a.b", "'; DROP TABLE x; --", "x" * 200, "{tag}", "percent%s"]
         broker.publish([envelope(b"%d" % number, name) for number, name in enumerate(names)])

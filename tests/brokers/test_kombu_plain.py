@@ -15,7 +15,7 @@ from kombu.transport.memory import Transport as Memory
 from jumpstarter.brokers import open_broker
 from jumpstarter.brokers.kombu import KombuBroker
 from jumpstarter.clock import SYSTEM_CLOCK
-from jumpstarter.errors import BrokerUnavailable, ConfigurationError
+from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from jumpstarter.jobs import REQUEUE
 from jumpstarter.results import open_results
 from jumpstarter.testing.broker_kit import LEASE as LENGTH
@@ -34,6 +34,7 @@ PRIORITY = "this transport knows no priorities"
 FRONT = "what goes back goes to the end of its queue"
 OTHERS = "a claim is seen and settled by the process that made it, and goes back when that closes its connection"
 LOOKING = "who looks into the quarantine takes out what rests there meanwhile: another finds less"
+TOPICS = "few transports know topics, and each in a way of its own (test_topics_are_refused_with_the_reason_and_queues_are_deleted)"
 FOLDER = "messages of one millisecond are in no order: the transport names its files by the time and a random number"
 
 
@@ -82,6 +83,14 @@ class TestMemory(BrokerKit):
                 "test_what_a_settlement_publishes_is_sent_in_order",
             ),
             PRIORITY,
+        ),
+        **dict.fromkeys(
+            (
+                "test_a_topic_goes_to_every_queue_that_is_bound_to_it",
+                "test_a_queue_that_is_bound_no_more_gets_nothing_more",
+                "test_a_deleted_queue_is_gone_with_its_bindings",
+            ),
+            TOPICS,
         ),
         "test_return_puts_a_message_back_as_if_it_had_never_been_claimed": FRONT,
         "test_release_returns_all_claims_to_the_front_in_their_order": FRONT,
@@ -368,3 +377,17 @@ def test_what_is_held_stays_hidden_from_others_until_it_is_settled(monkeypatch, 
         assert set(hidden) == {("url", "handle", 1)}
         assert broker.settle([settlement(one)], incarnation="a") == [True]
         assert broker.release("a") == 0
+
+
+def test_topics_are_refused_with_the_reason_and_queues_are_deleted():
+    with KombuBroker("memory://", options={"polling_interval": 0.05}) as broker:
+        for refused in (
+            lambda: broker.bind_topic("news", "q"),
+            lambda: broker.unbind_topic("news", "q"),
+            lambda: broker.publish_topic("news", envelope(b"x")),
+        ):
+            with pytest.raises(BrokerError, match=r"carries no topics.*Redis, RabbitMQ or SQLite"):
+                refused()
+        broker.publish([envelope(b"x")])
+        broker.delete_queue("q")
+        assert broker.depth("q") == 0

@@ -424,8 +424,9 @@ def test_a_settle_whose_answer_is_lost_says_true_all_the_same(redis_server, clie
 
 def test_a_settle_that_was_done_unnoticed_says_true_when_it_is_asked_again(redis_server, client):
     with FaultyProxy(redis_server.port) as proxy, RedisBroker(proxy.url, timeout=0.3) as broker:
-        broker.publish([envelope(b"1"), envelope(b"2")])
-        one, two = claim(broker)
+        broker.publish([envelope(b"0"), envelope(b"1"), envelope(b"2")])
+        zero, one, two = claim(broker)
+        assert broker.settle([settlement(zero)], incarnation="a") == [True]  # from here on the server knows the script
         redis_server.pause()
         try:
             with pytest.raises(BrokerUnavailable):

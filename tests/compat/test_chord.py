@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compat_celery.app import shelf
 from compat_celery.app.publisher import broker_for
 from compat_celery.canvas import chain, chord, group
 from compat_celery.exceptions import ChordError, CPendingDeprecationWarning
@@ -15,16 +16,23 @@ from jumpstarter.errors import ResultsUnavailable
 from tests.compat.inline_worker import InlineWorker, make_app
 from tests.redis_server import redis_server, shared_redis  # noqa: F401 - fixtures
 
+#: Every later step and every body goes by a ticket for the shelf, however small it is.
+SHELVE_ALL = {"task_canvas_inline_limit": 0, "broker_transport_options": {"exclusive": True}}
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def app(request, tmp_path):
+
+@pytest.fixture(params=["memory", "sqlite", "redis", "shelved"])
+def app(request, tmp_path, monkeypatch):
     urls = {
         "memory": lambda: None,
         "sqlite": lambda: f"sqlite:///{tmp_path}/db",
         "redis": lambda: request.getfixturevalue("redis_server").url,
+        "shelved": lambda: request.getfixturevalue("redis_server").url,
     }
     url = urls[request.param]()
-    return build(make_app(url, url))
+    if request.param != "shelved":
+        return build(make_app(url, url))
+    monkeypatch.setattr(shelf, "FEW", 0)
+    return build(make_app(url, url, **SHELVE_ALL))
 
 
 def build(app):
@@ -357,10 +365,10 @@ def value_of(tree, given):
 
 
 @settings(deadline=None, max_examples=60)
-@given(sums(depth=3))
-def test_any_canvas_of_chains_and_chords_comes_to_its_sum(drawn):
+@given(sums(depth=3), st.booleans())
+def test_any_canvas_of_chains_and_chords_comes_to_its_sum(drawn, shelved):
     tree, _ = drawn
-    app = build(make_app())
+    app = build(make_app(**(SHELVE_ALL if shelved else {})))
     worker = InlineWorker(app)
     result = canvas_of(app.tasks, tree).apply_async((0,))
     worker.run()

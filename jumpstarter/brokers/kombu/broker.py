@@ -23,8 +23,8 @@ from jumpstarter.brokers.kombu import quarantine, wire
 from jumpstarter.brokers.kombu.link import DECLARATIONS, NOT_FOUND, Address, Declarer, Link, Refused
 from jumpstarter.brokers.kombu.publisher import Parcel, Publisher
 from jumpstarter.brokers.kombu.session import Session
-from jumpstarter.brokers.kombu.topology import LONGEST_DELAY, Topology
-from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError
+from jumpstarter.brokers.kombu.topology import LONGEST_DELAY, TOPICS, Topology
+from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError, QueueNotFound
 from jumpstarter.jobs import Acked, Completed, Delivery, Envelope, Quarantined, Settlement
 
 log = logging.getLogger(__name__)
@@ -334,6 +334,34 @@ class AmqpBroker(Broker):
         frame = wire.method(DECLARATIONS, wire.QUEUE_PURGE, wire.arguments("Bsb", 0, queue, 0))
         with self._publisher() as publisher:
             return self._if_there(lambda: wire.read_count(publisher.link.ask(frame, wire.QUEUE_PURGE_OK)))
+
+    # Topics: one exchange for all; its bindings say which queues want which.
+
+    def bind_topic(self, topic: str, queue: str) -> None:
+        with self._publisher() as publisher:
+            self.topology.ensure_topics(publisher.link)
+            self.topology.ensure(publisher.link, queue)
+            Declarer(publisher.link).queue_bind(queue, TOPICS, topic)
+
+    def unbind_topic(self, topic: str, queue: str) -> None:
+        frame = wire.method(DECLARATIONS, wire.QUEUE_UNBIND, wire.arguments("BsssF", 0, queue, TOPICS, topic, {}))
+        with self._publisher() as publisher:
+            self.topology.ensure_topics(publisher.link)
+            self._if_there(lambda: len(publisher.link.ask(frame, wire.QUEUE_UNBIND_OK)))
+
+    def publish_topic(self, topic: str, envelope: Envelope, *, timeout: float | None = None) -> None:
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        properties = self._properties(envelope)
+        with self._publisher(deadline) as publisher, publisher.link.until(deadline):
+            self.topology.ensure_topics(publisher.link)
+            with contextlib.suppress(QueueNotFound):  # nobody is interested
+                publisher.publish([Parcel(topic, TOPICS, topic, properties, envelope.body)], deadline)
+
+    def delete_queue(self, queue: str) -> None:
+        frame = wire.method(DECLARATIONS, wire.QUEUE_DELETE, wire.arguments("Bsb", 0, queue, 0))
+        with self._publisher() as publisher:
+            self._if_there(lambda: wire.read_count(publisher.link.ask(frame, wire.QUEUE_DELETE_OK)))
+            publisher.link.declared.discard(queue)
 
     def _if_there(self, count: Callable[[], int]) -> int:
         try:

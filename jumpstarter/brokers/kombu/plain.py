@@ -27,7 +27,7 @@ from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.brokers.kombu import parcels
 from jumpstarter.brokers.kombu.hold import QUARANTINE, Channel, Hold
 from jumpstarter.clock import SYSTEM_CLOCK, Clock
-from jumpstarter.errors import BrokerUnavailable, ConfigurationError, PublishUnconfirmed
+from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError, PublishUnconfirmed
 from jumpstarter.jobs import Acked, Completed, Delivery, Envelope, Quarantined, Settlement
 
 log = logging.getLogger(__name__)
@@ -251,6 +251,25 @@ class KombuBroker(Broker):
         with self._channel.use() as channel:
             self._channel.declare(channel, queue)
             return int(channel.queue_purge(queue) or 0)
+
+    def delete_queue(self, queue: str) -> None:
+        with self._channel.use() as channel:
+            self._channel.declare(channel, queue)
+            channel.queue_purge(queue)  # some transports delete only what is bound
+            channel.queue_delete(queue=queue)
+
+    def bind_topic(self, topic: str, queue: str) -> None:  # noqa: ARG002 - the port's
+        raise self._no_topics()
+
+    def unbind_topic(self, topic: str, queue: str) -> None:  # noqa: ARG002 - the port's
+        raise self._no_topics()
+
+    def publish_topic(self, topic: str, envelope: Envelope, *, timeout: float | None = None) -> None:  # noqa: ARG002 - the port's
+        raise self._no_topics()
+
+    def _no_topics(self) -> BrokerError:
+        """Few of the transports can do it, and each in a way of its own."""
+        return BrokerError(f"{self.url} carries no topics: events between processes need Redis, RabbitMQ or SQLite as the broker")
 
     def ping(self) -> None:
         self.depth(QUARANTINE)

@@ -18,6 +18,8 @@ from jumpstarter.errors import ConfigurationError
 from jumpstarter.jobs import Envelope
 
 QUARANTINE: Final = "jumpstarter.quarantine"
+#: The exchange of all topics.
+TOPICS: Final = "jumpstarter.topics"
 
 #: Celery's native delayed delivery: a message that waits n seconds passes one queue for each bit of n.
 LEVELS: Final = 28
@@ -145,6 +147,12 @@ class Topology:
         if QUARANTINE not in link.declared:
             Declarer(link).queue_declare(QUARANTINE)
             link.declared.add(QUARANTINE)
+
+    def ensure_topics(self, link: Link) -> None:
+        """The exchange of all topics exists. Direct: a topic is a name, no pattern."""
+        if TOPICS not in link.declared:
+            Declarer(link).exchange_declare(TOPICS)
+            link.declared.add(TOPICS)
 
     # Delays
 

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -625,6 +625,24 @@ class RedisBroker(Broker):
         lengths = self._links.ask([["MULTI"], *commands, ["EXEC"]])[-1]
         return sum(self._links.check(length) for length in lengths[::2])
 
+    # Topics: a set of queues for each topic, and of topics for each queue.
+
+    def bind_topic(self, topic: str, queue: str) -> None:
+        self._keys.queue(queue)
+        self._links.ask([["SADD", self._keys.topics_of(queue), topic], ["SADD", self._keys.topic(topic), queue]])
+
+    def unbind_topic(self, topic: str, queue: str) -> None:
+        self._links.ask([["SREM", self._keys.topic(topic), queue], ["SREM", self._keys.topics_of(queue), topic]])
+
+    def publish_topic(self, topic: str, envelope: Envelope, *, timeout: float | None = None) -> None:
+        (queues,) = self._links.ask([["SMEMBERS", self._keys.topic(topic)]])
+        self.publish([replace(envelope, queue=_text(queue)) for queue in queues], timeout=timeout)
+
+    def delete_queue(self, queue: str) -> None:
+        (topics,) = self._links.ask([["SMEMBERS", self._keys.topics_of(queue)]])
+        commands: list[Command] = [["SREM", self._keys.topic(_text(topic)), queue] for topic in topics]
+        self._links.ask([*commands, ["UNLINK", self._keys.topics_of(queue), *self._keys.queue(queue).lists]])
+
     def ping(self) -> None:
         version = self._information("server").get("redis_version", "")
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
@@ -664,6 +682,10 @@ def _stream_id(raw: bytes) -> tuple[int, int]:
 
 def _among(known: Container[str], sources: Iterable[str]) -> list[str]:
     return [source for source in sources if source in known]
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
 def _score(due: float) -> str:

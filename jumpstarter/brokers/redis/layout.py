@@ -93,6 +93,12 @@ class Keys:
     def wait_list(self, incarnation: str, source: str) -> str:
         return f"{self.prefix}jumpstarter.wait.{incarnation}:{source}"
 
+    def topic(self, topic: str) -> str:
+        return f"{self.prefix}jumpstarter.topic.{topic}"
+
+    def topics_of(self, queue: str) -> str:
+        return f"{self.prefix}jumpstarter.topics_of.{queue}"
+
     def binding(self, exchange: str) -> str:
         return f"{self.prefix}_kombu.binding.{exchange}"
 

@@ -1,0 +1,1 @@
+"""A small Django project that uses Celery as its documentation says, and the tests that run it."""
