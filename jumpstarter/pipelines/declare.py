@@ -165,7 +165,7 @@ def side(method: Any = None, /, *, on_full: OnFull = "drop_oldest", capacity: in
 
     :param on_full: what happens to events when ``capacity`` of them wait: the oldest or the newest are dropped.
     :param durable: events are kept in the store, in the same step as the rows are settled, until it has returned: none is dropped.
-        What it fails to do ``attempts`` times lies with the dead rows of ``<pipeline>/<method>``.
+        What it fails to do for about an hour lies with the dead rows of the queue ``<pipeline>/<method>``.
     """
 
     def mark(function: Method) -> Method:

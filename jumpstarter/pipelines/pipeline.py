@@ -36,6 +36,8 @@ Until = Literal["stopped", "empty", "settled"]
 
 #: A lane that fails (its store is away) is started again; it never gives the pipeline up.
 _ENDLESS = Intensity(1_000_000, 60.0, Backoff(0.5, 30.0))
+#: Tries of a durable side before an event is dead: the last about an hour after the first.
+_OUTBOX_ATTEMPTS = 20
 #: Seconds that a stop waits for sides that are behind.
 _SIDES_BEHIND = 2.0
 
@@ -334,7 +336,7 @@ class Outbox(Pipeline):
 
     def __init__(self, pipeline: Pipeline) -> None:
         store = pipeline.source.store
-        rows = Source(_outbox(pipeline.kind, self.plan), store=store, batch=1, lease=60.0)
+        rows = Source(_outbox(pipeline.kind, self.plan), store=store, batch=1, lease=60.0, attempts=_OUTBOX_ATTEMPTS)
         super().__init__(name=f"{pipeline.name}.{self.plan.name}", rows=rows)
         self._pipeline = pipeline
 

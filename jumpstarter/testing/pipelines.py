@@ -146,8 +146,8 @@ class FakeApi:
         """With limits as a :class:`Budget` has them: ``FakeApi.limited(requests=10 / day, rows=1000 / day)``."""
         return cls({unit: [rates] if isinstance(rates, Rate) else list(rates) for unit, rates in limits.items()}, tz, latency)
 
-    async def __call__(self, rows: Sequence[Any]) -> list[Any]:
-        """Answer for these rows.
+    async def __call__(self, rows: Sequence[Any], **_headers: Any) -> list[Any]:
+        """Answer for these rows; whatever else a call says is not looked at.
 
         :raises TooManyRequests: a limit is reached.
         """

@@ -54,10 +54,10 @@ async def test_a_day_of_one_request_a_minute_uses_every_minute_whatever_restarts
     upload = rehearsal(llm.Upload, store=where, folder=tmp_path / "texts")
     ask = rehearsal(llm.Answer, [{"id": number} for number in range(2000)], store=where, api=api)
     ask >> upload
-    hours = 24 if where.url.startswith("redis") else 6
+    hours = 24 if os.environ.get("RELIABILITY") == "full" else 2
     async with hosted(upload()) as uploads:
         # 10 restarts; each may cost the rest of a minute, of which the budget knows.
-        await with_restarts(ask, hours * 360, 10)
+        await with_restarts(ask, hours * 360.0, 10)
         await uploads.drain()
     assert api.refused == []
     assert hours * 60 - 10 <= len(api.calls) <= hours * 60 + 1
@@ -100,14 +100,14 @@ async def test_keywords_go_through_two_apis_in_a_row(where, tmp_path, virtual_cl
 
 def audited(where, api, *, crash=False, stall=False):
     """The revenue example with an audit that works, crashes, or stalls; and its commands to the store, by name."""
-    commands = Counter()
+    commands = []
 
     class Counting:
         def __getattr__(self, name):
             found = getattr(where, name)
             if not callable(found):
                 return found
-            commands[name] += 1
+            commands.append(name)
             return found
 
     class Audited(revenue.Revenue):
@@ -141,7 +141,9 @@ async def test_the_loop_does_the_same_whether_the_audit_works_crashes_or_stalls(
                 await anyio.sleep(0.5)
             await anyio.sleep(1)
         assert set(depths) == {0}
-        seen.append((dict(commands), pipeline.report.done, pipeline.report.requests))
+        # Up to the end of the last batch: then come idle looks into the empty queue, at moments that are jittered.
+        commands.reverse()
+        seen.append((Counter(commands[commands.index("settle") :]), pipeline.report.done, pipeline.report.requests))
     assert seen[0] == seen[1] == seen[2]
     assert seen[0][1:] == (200, 20)
 
@@ -150,7 +152,7 @@ async def test_failed_requests_are_kept_for_audit_though_the_audit_fails_at_firs
     api = api_of()
     api.failing = lambda rows, number: OSError("lost") if number == 2 else None
     audit = tmp_path / "audit"
-    kind = rehearsal(revenue.Revenue, [{"job_id": number} for number in range(300)], store=where, api=NoHeaders(api), audit=audit)
+    kind = rehearsal(revenue.Revenue, [{"job_id": number} for number in range(300)], store=where, api=api, audit=audit)
     audit.touch()  # a file where a folder should be: the audit fails until somebody removes it
     async with hosted(kind(run_id="r1")) as pipeline:
         await anyio.sleep(20)
@@ -160,16 +162,6 @@ async def test_failed_requests_are_kept_for_audit_though_the_audit_fails_at_firs
     (failure,) = [json.loads(line) for line in (audit / "r1-failed.jsonl").read_text().splitlines()]
     assert (failure["step"], failure["error"], failure["number"]) == ("send", "OSError: lost", 1)
     assert len(failure["keys"]) == 100
-
-
-class NoHeaders:
-    """An API that takes headers and does not look at them."""
-
-    def __init__(self, api):
-        self._api = api
-
-    async def __call__(self, rows, **headers):
-        return await self._api(rows)
 
 
 @contextmanager
