@@ -22,6 +22,7 @@ from anyio.lowlevel import checkpoint
 from jumpstarter.actors import Backoff
 from jumpstarter.actors.activities import unwrapped
 from jumpstarter.errors import LeaseLost, StoreUnavailable
+from jumpstarter.pipelines import metrics
 from jumpstarter.pipelines.batches import Batch, set_current
 from jumpstarter.pipelines.calls import Calls, NoRoom, StepFailed
 from jumpstarter.pipelines.clocks import clock, hop
@@ -137,6 +138,8 @@ class Lane:
                     continue
                 least = {unit: amount for unit, amount in step.spec.cost.items() if isinstance(amount, int)}
                 room = await step.budget.peek(**least)
+                if tracing.enabled:
+                    metrics.seen(step.budget.name, room)
                 wait = max(wait, room.wait)
                 rows = room.left("rows") if callable(step.spec.cost.get("rows")) else None
                 limit = limit if rows is None else min(limit, rows)
@@ -297,6 +300,8 @@ class Lane:
             self._lost(batch)
             return
         self._note(settlement.counts)
+        if tracing.enabled:
+            metrics.settled(self._pipeline.kind, settlement.counts)
         self._pipeline.settled(settlement, events)
 
     @property
