@@ -72,12 +72,6 @@ LIBRARIES = (
         packages=("apache-airflow-core", "apache-airflow-task-sdk", "psycopg2-binary"),
     ),
     Library(
-        name="celery-batches",
-        version="0.11",
-        what="tasks that get many calls at a time",
-        shape="base class with a strategy of its own",
-    ),
-    Library(
         name="celery-director",
         version="0.10.0",
         what="workflows described in YAML, with a web interface",
@@ -85,10 +79,22 @@ LIBRARIES = (
         packages=("pytest-flask", "pytest-cov", "setuptools<81"),
         tests=("tests",),
     ),
-    Library(name="celery-dyrygent", version="0.8.0", what="workflows of any shape, kept by a task that looks after them", shape="canvases"),
+    Library(
+        name="celery-dyrygent",
+        version="0.8.0",
+        what="workflows of any shape, kept by a task that looks after them",
+        shape="canvases",
+    ),
     Library(name="celery-heimdall", version="1.0.1", what="unique and rate-limited tasks", shape="base class"),
     Library(name="celery-once", version="3.0.1", what="tasks that are in the queue once at most", shape="base class"),
-    Library(name="celery-redbeat", version="2.4.2", what="a scheduler that keeps its schedule in Redis", shape="beat's classes", packages=("fakeredis", "python-dateutil"), tests=("tests",)),
+    Library(
+        name="celery-redbeat",
+        version="2.4.2",
+        what="a scheduler that keeps its schedule in Redis",
+        shape="beat's classes",
+        packages=("fakeredis", "python-dateutil", "pytz"),
+        tests=("tests",),
+    ),
     Library(name="celery-singleton", version="0.3.1", what="tasks of which one call at a time exists", shape="base class"),
     Library(
         name="django-celery-beat",
@@ -179,6 +185,14 @@ class Found:
     def passed(self) -> set[str]:
         return {test for test, outcome in self.outcomes.items() if outcome == "passed"}
 
+    @property
+    def failed(self) -> set[str]:
+        return {test for test, outcome in self.outcomes.items() if outcome == "failed"}
+
+
+def _is_own(library: Library, tests: Sequence[str | Path]) -> bool:
+    return list(tests) == list(library.tests)
+
 
 def run(library: Library, place: Place, side: str, tests: Sequence[str | Path], folder: Path, options: Sequence[str]) -> Found:
     """Run some of its tests on one side."""
@@ -191,11 +205,18 @@ def run(library: Library, place: Place, side: str, tests: Sequence[str | Path], 
         env |= {"LIBRARY_REDIS": server.url.removesuffix("/0"), "LIBRARY_FOLDER": str(folder)}
         command = [str(place.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "60", f"--junitxml={report}"]
         left_out = [option for test, _ in library.left_out for option in ("--deselect", test)]
-        cwd = place.sources if place.sources is not None and USES not in [Path(test).parent for test in tests] else folder
+        is_own = _is_own(library, tests)
+        cwd = place.sources if is_own else folder
         log = folder / f"{library.name}-{side}.log"
-        with log.open("a") as output:
+        with log.open("w" if is_own or not library.tests else "a") as output:
             subprocess.run(
-                [*command, *left_out, *options, *map(str, tests)], cwd=cwd, env=env, stdout=output, stderr=output, timeout=PATIENCE, check=False
+                [*command, *left_out, *options, *map(str, tests)],
+                cwd=cwd,
+                env=env,
+                stdout=output,
+                stderr=output,
+                timeout=PATIENCE,
+                check=False,
             )
     return Found(dict(_outcomes(report))) if report.exists() else Found({"it did not start": "failed"})
 
@@ -225,6 +246,8 @@ def compare(library: Library, sides: Sequence[str], folder: Path, options: Seque
     def both(tests: Sequence[str | Path], more: Sequence[str]) -> tuple[int, int]:
         found = {side: run(library, place, side, tests, folder, [*more, *options]) for side in sides}
         reference = found[sides[0]].passed
+        for test in sorted(found[sides[0]].failed):
+            print(f"    (fails on the side of {sides[0]}: {test})", flush=True)
         mine = found[sides[-1]].passed
         missed.extend(sorted(reference - mine) or ([] if reference else ["nothing passes with genuine Celery"]))
         return len(mine & reference), len(reference)
@@ -238,17 +261,17 @@ def page(lines: Sequence[Line]) -> str:
     """The page of the documentation."""
     head = f"""# Libraries
 
-Applications and libraries from PyPI that ship Celery tasks, installed without Celery and run, unmodified, through the alias. *Its own tests*
-are those that its source distribution brings; *uses* are tests of ours that use it as its documentation says, with a worker and Redis. Each
-number is what Jumpstarter passes, of what genuine Celery {CELERY_VERSION} passes in the same environment. `make conformance SUITE=libraries` writes
-this page.
+Applications and libraries from PyPI that ship Celery tasks, installed without Celery and run, unmodified, through the alias. *Its
+own tests* are those that its source distribution brings; *uses* are tests of ours that use it as its documentation says, with a
+worker and Redis. Each number is what Jumpstarter passes, of what genuine Celery {CELERY_VERSION} passes in the same environment.
+`make conformance SUITE=libraries` writes this page.
 
 | library | version | what it brings | leans on | its own tests | uses |
 |---|---|---|---|---:|---:|
 """
 
     def figures(pair: tuple[int, int] | None) -> str:
-        return "–" if pair is None else f"{pair[0]} of {pair[1]}"
+        return "-" if pair is None else f"{pair[0]} of {pair[1]}"
 
     rows = [
         f"| {line.library.name} | {line.library.version} | {line.library.what} | {line.library.shape} "
@@ -276,8 +299,6 @@ def main(arguments: Sequence[str]) -> int:
     lines: list[Line] = []
     logs = CACHE / "logs" / "libraries"
     logs.mkdir(parents=True, exist_ok=True)
-    for log in logs.glob("*.log"):
-        log.unlink()
     try:
         for library in chosen:
             if asked.install:
@@ -285,7 +306,12 @@ def main(arguments: Sequence[str]) -> int:
                 continue
             line = compare(library, sides, logs, rest)
             lines.append(line)
-            print(f"{library.name} {library.version}: its own tests {line.own}, uses {line.uses}", *line.missed, sep="\n    ", flush=True)
+            print(
+                f"{library.name} {library.version}: its own tests {line.own}, uses {line.uses}",
+                *line.missed,
+                sep="\n    ",
+                flush=True,
+            )
     except CannotDownload as why:
         print(f"cannot run: {why}", file=sys.stderr)
         return 2
