@@ -1,5 +1,5 @@
-"""Celery's names for how a message becomes a request. Jumpstarter's worker decodes by :mod:`compat_celery.protocol`, and asks no task
-for a ``Strategy``; programs and their tests use the two converters."""
+"""Celery's names for how a message becomes a request. Jumpstarter's worker decodes by :mod:`compat_celery.protocol`, and asks no
+task for a ``Strategy``; programs and their tests use the two converters."""
 
 from __future__ import annotations
 

@@ -72,14 +72,6 @@ LIBRARIES = (
         packages=("apache-airflow-core", "apache-airflow-task-sdk", "psycopg2-binary"),
     ),
     Library(
-        name="celery-director",
-        version="0.10.0",
-        what="workflows described in YAML, with a web interface",
-        shape="canvases, base class",
-        packages=("pytest-flask", "pytest-cov", "setuptools<81"),
-        tests=("tests",),
-    ),
-    Library(
         name="celery-dyrygent",
         version="0.8.0",
         what="workflows of any shape, kept by a task that looks after them",
@@ -101,7 +93,7 @@ LIBRARIES = (
         version="2.9.0",
         what="a scheduler that keeps its schedule in Django's database",
         shape="beat's classes",
-        packages=("pytest-django", "ephem", "case"),
+        packages=("pytest<9", "pytest-django", "ephem", "case"),
         tests=("t/unit",),
     ),
     Library(
@@ -117,24 +109,12 @@ LIBRARIES = (
         version="4.0.0",
         what="Open edX: tasks of users, with their progress and what they made",
         shape="canvases, base class",
-        packages=("pytest-django", "mock", "ddt"),
-        tests=("tests",),
     ),
     Library(
         name="edx-celeryutils",
         version="2.0.0",
         what="Open edX: tasks that log their calls, or are kept when they fail",
         shape="base classes",
-        packages=("pytest-django", "mock", "ddt"),
-        tests=("tests", "celery_utils"),
-    ),
-    Library(
-        name="tenant-schemas-celery",
-        version="5.0.0",
-        what="tasks that run in a tenant's database schema",
-        shape="app class and base class",
-        packages=("pytest-django", "django-tenants", "django-celery-beat", "psycopg2-binary"),
-        tests=("tenant_schemas_celery",),
     ),
 )
 BY_NAME = {library.name: library for library in LIBRARIES}

@@ -1,6 +1,6 @@
-"""Airflow's Celery executor: its own app sends workloads, its worker's task runs them, and the executor learns what came of them."""
+"""Airflow's Celery executor: its app sends workloads, its task runs them, and the executor learns what came of them."""
 
-import datetime
+import datetime as dt
 import os
 import time
 import uuid
@@ -57,12 +57,12 @@ def workload(task_id):
         pool_slots=1,
         queue="default",
         priority_weight=1,
-        start_date=datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC),
+        start_date=dt.datetime(2030, 1, 1, tzinfo=dt.UTC),
     )
     return workloads.ExecuteTask(
         ti=ti,
         dag_rel_path="a_dag.py",
-        token="a token",  # noqa: S106 - no secret
+        token="a token",
         log_path="a.log",
         bundle_info=workloads.BundleInfo(name="bundle", version=None),
         type="ExecuteTask",
@@ -105,12 +105,12 @@ def test_the_executor_starts_queues_and_syncs(utils, ran, working, monkeypatch):
     monkeypatch.setattr(executor, "fail", lambda key, info=None: events.append((key, "fail")), raising=True)
     for name in ("one", "broken"):
         key, _, result = utils.send_workload_to_executor((name, workload(name), "default", None))
-        executor.workloads[key] = result if hasattr(executor, "workloads") else result
+        executor.workloads[key] = result
         executor.running.add(key)
     utils.app.amqp.queues.select(["default"])
     with working(utils.app):
         deadline = time.monotonic() + 30
         while len(events) < 2 and time.monotonic() < deadline:
-            executor.update_all_workload_states() if hasattr(executor, "update_all_workload_states") else executor.update_all_task_states()
+            executor.update_all_workload_states()
             time.sleep(0.05)
     assert sorted(events) == [("broken", "fail"), ("one", "success")]

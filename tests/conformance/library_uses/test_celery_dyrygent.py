@@ -44,7 +44,7 @@ def processed(app, working, canvas):
     ],
 )
 def test_a_canvas_is_worked_off_in_its_order(app, tasks, working, shape, order):
-    processed(app, working, shape(lambda word: tasks["note"].si(word)))
+    processed(app, working, shape(tasks["note"].si))
     assert ran == order
 
 

@@ -47,10 +47,10 @@ def test_a_failure_releases_it(app, working):
 
     with working(app):
         first = fail.delay(1)
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="1"):
             first.get(timeout=20)
         second = fail.delay(1)
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="1"):
             second.get(timeout=20)
     assert first.id != second.id
 
