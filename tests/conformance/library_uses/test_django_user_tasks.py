@@ -1,5 +1,5 @@
-"""django-user-tasks: each call of a user's task, and each chain, group and chord of them, has a row in Django's database, made by what
-receivers of ``before_task_publish`` find in the messages (in protocol 1, as Open edX sets it)."""
+"""django-user-tasks: each call of a user's task, and each chain, group and chord of them, has a row in Django's database, made by
+what receivers of ``before_task_publish`` find in the messages (in protocol 1, as Open edX sets it)."""
 
 import os
 import time
