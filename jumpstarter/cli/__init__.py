@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 GROUP: Final = "jumpstarter.commands"
 #: Our own commands: the module, whose ``main`` takes the arguments and answers the exit code.
-OWN: Final = {"actors": "jumpstarter.cli.actors", "probe": "jumpstarter.cli.probe", "quarantine": "jumpstarter.cli.quarantine"}
+OWN: Final = {
+    "pipeline": "jumpstarter.cli.pipeline",
+    "actors": "jumpstarter.cli.actors",
+    "probe": "jumpstarter.cli.probe",
+    "quarantine": "jumpstarter.cli.quarantine",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,3 +53,8 @@ async def hop(function: Callable[[*Args], T], *args: *Args, is_quick: bool = Fal
         await checkpoint()
         return function(*args)
     return await anyio.to_thread.run_sync(lambda: function(*args))
+
+
+def is_injected() -> bool:
+    """Whether a test has set the clock: then nothing may run in a thread."""
+    return bool(_injected)

@@ -46,11 +46,11 @@ class _Queue:
 
     def put(self, rows: Sequence[tuple[str, Any]], now: float, after: float) -> int:
         """How many were new."""
-        before = len(self.values)
+        before, values, seen = len(self.values), self.values, self.seen
         for key, value in rows:
-            if key in self.values or self.seen.get(key, 0.0) > now:
+            if key in values or (seen and seen.get(key, 0.0) > now):
                 continue
-            self.values[key] = value
+            values[key] = value
             if after > 0:
                 self.delayed[key] = now + after
             else:
@@ -83,12 +83,15 @@ class _Queue:
             if first or not back.is_counted:
                 self.waiting.move_to_end(back.key, last=False)
 
-    def finish(self, key: str, now: float, remember: float) -> None:
-        """One row is done."""
-        del self.values[key]
-        self.tries.pop(key, None)
+    def finish(self, keys: Sequence[str], now: float, remember: float) -> None:
+        """Rows are done."""
+        for key in keys:
+            del self.values[key]
+        if self.tries:
+            for key in keys:
+                self.tries.pop(key, None)
         if remember > 0:
-            self.seen[key] = now + remember
+            self.seen.update(dict.fromkeys(keys, now + remember))
 
 
 def _expire(moments: dict[str, float], now: float) -> None:
@@ -98,6 +101,15 @@ def _expire(moments: dict[str, float], now: float) -> None:
         if moments[key] > now:
             return
         del moments[key]
+
+
+def _drop(queue: _Queue, fence: int, keys: Sequence[str]) -> None:
+    """These rows are claimed no more."""
+    held = queue.claims[fence][1]
+    for key in keys:
+        held.pop(key, None)
+    if not held:
+        del queue.claims[fence]
 
 
 class MemoryStore:
@@ -160,18 +172,22 @@ class MemoryStore:
     def cursor(self, queue: str) -> str | None:
         return self._queues[queue].cursor
 
-    def claim(self, queue: str, limit: int, lease: float, max_attempts: int) -> Claim:
+    def claim(self, queue: str, limit: int, lease: float, max_attempts: int, least: int = 1) -> Claim:
         now = clock().now()
         with self._lock:
             found = self._queues[queue]
             found.take_back(now, max_attempts)
-            keys = [found.waiting.popitem(last=False)[0] for _ in range(min(limit, len(found.waiting)))]
-            if not keys:
+            if len(found.waiting) < max(1, least):
                 due = min((*found.delayed.values(), *(until for until, _ in found.claims.values())), default=None)
-                return Claim(0, (), None if due is None else max(0.0, due - now))
+                return Claim(0, (), len(found.waiting), None if due is None else max(0.0, due - now))
+            keys = list(itertools.islice(found.waiting, limit))
+            for key in keys:
+                del found.waiting[key]
             fence = next(self._fences)
             found.claims[fence] = (now + lease, dict.fromkeys(keys))
             values, tries = found.values, found.tries
+            if not tries:
+                return Claim(fence, tuple([Row(key, values[key]) for key in keys]))
             return Claim(fence, tuple([Row(key, values[key], tries.get(key, 0) + 1) for key in keys]))
 
     def renew(self, queue: str, fence: int, lease: float) -> bool:
@@ -191,10 +207,10 @@ class MemoryStore:
                 return False
             keys = list(claim[1]) if settlement.keys is None else [key for key in settlement.keys if key in claim[1]]
             self._settle_rows(queue, settlement, keys, now)
-            for key in keys:
-                del claim[1][key]
-            if not claim[1]:
+            if settlement.keys is None:
                 del queue.claims[settlement.fence]
+            else:
+                _drop(queue, settlement.fence, keys)
             for put in settlement.puts:
                 self._queues[put.queue].put(put.rows, now, put.after)
             for part in settlement.parts:
@@ -204,6 +220,9 @@ class MemoryStore:
 
     @staticmethod
     def _settle_rows(queue: _Queue, settlement: Settlement, keys: Sequence[str], now: float) -> None:
+        if not settlement.back and not settlement.dead:
+            queue.finish(keys, now, settlement.remember)
+            return
         back = {one.key: one for one in settlement.back}
         dead = dict(settlement.dead)
         # Those that were not begun go to the front, the first of them first.
@@ -218,7 +237,7 @@ class MemoryStore:
                 queue.tries[key] = queue.tries.get(key, 0) + 1
                 queue.dead[key] = (dead[key], now)
             else:
-                queue.finish(key, now, settlement.remember)
+                queue.finish([key], now, settlement.remember)
 
     def counts(self, queue: str) -> Counts:
         with self._lock:
@@ -291,7 +310,8 @@ class MemoryStore:
 
     def _add(self, pipeline: str, counts: Mapping[str, float]) -> None:
         for name, count in counts.items():
-            self._progress[pipeline][name] += count
+            if count:
+                self._progress[pipeline][name] += count
 
     def progress(self, pipeline: str) -> dict[str, float]:
         with self._lock:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from jumpstarter.pipelines.units import Rate
 from jumpstarter.pipelines.windows import Amounts, Look, Window, make_windows
@@ -97,8 +97,7 @@ class Room:
         return left
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):  # made in a third of the time of a frozen dataclass
     """A row that was claimed.
 
     :ivar key: its name in the queue.
@@ -113,13 +112,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Rows that were taken under one fence; none, when nothing waits.
+    """Rows that were taken under one fence; none, when too few wait.
 
-    :ivar next_due: seconds until a row that was put back is due, where nothing was claimed; None when none is.
+    :ivar waiting: how many wait, where nothing was claimed.
+    :ivar next_due: seconds until a row that was put back is due or a lease ends, where nothing was claimed; None: there is none.
     """
 
     fence: int
     rows: tuple[Row, ...]
+    waiting: int = 0
     next_due: float | None = None
 
 
@@ -256,8 +257,8 @@ class Store(Protocol):
     def cursor(self, queue: str) -> str | None:
         """Where the reader of the queue's rows is."""
 
-    def claim(self, queue: str, limit: int, lease: float, max_attempts: int) -> Claim:
-        """Take at most ``limit`` rows, after taking back those whose lease ran out and those that are due."""
+    def claim(self, queue: str, limit: int, lease: float, max_attempts: int, least: int = 1) -> Claim:
+        """Take at most ``limit`` rows, if at least ``least`` wait, after taking back those whose lease ran out or that are due."""
 
     def renew(self, queue: str, fence: int, lease: float) -> bool:
         """Extend a lease to so many seconds from now. False when it does not hold any more."""

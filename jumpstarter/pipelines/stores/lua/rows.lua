@@ -73,17 +73,18 @@ local function take_back(queue, most)
   redis.call('ZREMRANGEBYSCORE', of(queue, 'seen'), '-inf', text(now))
 end
 
-local function claim(queue, limit, lease, most)
+local function claim(queue, limit, lease, most, least)
   take_back(queue, most)
-  local keys = redis.call('LPOP', of(queue, 'waiting'), limit)
-  if not keys or #keys == 0 then
+  local waiting = redis.call('LLEN', of(queue, 'waiting'))
+  if waiting < least then
     local moment
     for _, part in ipairs({'delayed', 'leases'}) do
       local first = redis.call('ZRANGE', of(queue, part), 0, 0, 'WITHSCORES')[2]
       if first and (not moment or tonumber(first) < moment) then moment = tonumber(first) end
     end
-    return {0, moment and text(moment - now) or ''}
+    return {0, moment and text(moment - now) or '', waiting}
   end
+  local keys = redis.call('LPOP', of(queue, 'waiting'), limit)
   local fence = redis.call('INCR', ROOT .. 'fences')
   redis.call('HSET', of(queue, 'claims'), fence, cmsgpack.pack(keys))
   redis.call('ZADD', of(queue, 'leases'), text(now + lease), fence)
@@ -229,7 +230,7 @@ end
 
 local what, args = ARGV[1], cjson.decode(ARGV[3])
 if what == 'put' then return put(args.queue, args.rows, args.after) end
-if what == 'claim' then return claim(args.queue, args.limit, args.lease, args.most) end
+if what == 'claim' then return claim(args.queue, args.limit, args.lease, args.most, args.least) end
 if what == 'settle' then return settle(args) end
 if what == 'arrive' then return arrive(args) end
 if what == 'counts' then return counts(args.queue) end
