@@ -62,7 +62,8 @@ class Shelf:
     def is_open(self, options: Mapping[str, Any]) -> bool:
         """Whether a canvas that is sent with these options may be laid here."""
         setting = self._app.conf.get("task_canvas_shelf") or "auto"
-        if setting == "never" or options.get("connection") is not None or self._store is None:
+        # Whoever still speaks protocol 1 has receivers or programs that look into its messages.
+        if setting == "never" or options.get("connection") is not None or self._app.conf.task_protocol == 1 or self._store is None:
             return False
         return setting == "always" or self._is_private
 
