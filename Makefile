@@ -49,13 +49,13 @@ bench: $(VENV)/.dev ## benchmarks against limits and peers, three quarters of an
 PEER ?= ours
 chaos: $(VENV)/.dev servers ## kill, stop and cut off real workers and brokers for half an hour; PEER=celery: genuine Celery's
 	$(BIN)/python -m tests.chaos $(CHAOS) --peer $(PEER)
-	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/pipelines/test_examples.py tests/remote
-	test "$(PEER)" = celery || SOAK=full $(BIN)/python -m pytest tests/actors/test_soak.py
+	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest tests/reliability tests/remote tests/pipelines/test_examples.py tests/actors/test_soak.py
+	test "$(PEER)" = celery || RELIABILITY=full $(BIN)/python -m pytest -m heavy --ignore tests/reliability --ignore tests/remote
 
 # Celery's own tests from its source distribution: `make conformance SUITE=unit`, `SUITE=t/integration/test_loader.py`,
-# `CONFORMANCE="--broker rabbitmq"`; python -m tests.conformance --help has the rest.
+# `CONFORMANCE="--broker rabbitmq"`; `SUITE=libraries`: libraries from PyPI; python -m tests.conformance --help has the rest.
 SUITE ?= integration
-conformance: $(VENV)/.dev servers ## Celery's own test suite against ours, beside what genuine Celery passes; SUITE=integration|unit|path
+conformance: $(VENV)/.dev servers ## Celery's own test suite against ours, beside what genuine Celery passes; SUITE=integration|unit|libraries|path
 	$(BIN)/python -m tests.conformance $(SUITE) $(CONFORMANCE)
 	test "$(SUITE)" != integration || MIXED_CHORDS=200 $(BIN)/python -m pytest -q -s tests/wire/test_mixed_chords.py
 

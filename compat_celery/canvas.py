@@ -1829,7 +1829,8 @@ chord = _chord
 
 
 def _known_size(tasks: Any) -> int | None:
-    return len(tasks) if isinstance(tasks, list | tuple) else None
+    """How many there are; None for a generator, which asking would use up."""
+    return None if isinstance(tasks, _regen) else len(tasks)
 
 
 @Signature.register_type(name="shelved")

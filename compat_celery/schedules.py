@@ -117,6 +117,9 @@ class schedule(BaseSchedule):  # noqa: N801 - Celery's public name
     :param relative: runs are moved to the beginning of the minute, hour or day, whatever the interval is made of.
     """
 
+    #: For subclasses that do not call our ``__init__``.
+    relative: bool = False
+
     def __init__(
         self,
         run_every: float | timedelta | None = None,
@@ -459,6 +462,9 @@ class solar(BaseSchedule):  # noqa: N801 - Celery's public name
     #: How each event is found, by Celery's names: the observer's method, and whether the sun's centre counts.
     _methods: ClassVar[dict[str, str]] = {name: how.method for name, how in SOLAR_EVENTS.items()}
     _use_center_l: ClassVar[dict[str, bool]] = {name: how.use_center for name, how in SOLAR_EVENTS.items()}
+
+    #: Their names; django-celery-beat offers them.
+    _all_events: ClassVar[set[str]] = set(SOLAR_EVENTS)
 
     #: How many days to look for an event that does not come every day (the sunrise in a polar night).
     max_search_days = 366

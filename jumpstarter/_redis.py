@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -377,14 +376,21 @@ class Script:
 
     def __init__(self, source: str | Callable[[], str]) -> None:
         self._read = source
+        # Not cached_property, which has a lock before Python 3.12: forked while another thread holds it, a process waits for ever.
+        self._source: str | None = None
+        self._sha: str | None = None
 
-    @cached_property
+    @property
     def source(self) -> str:
-        return self._read if isinstance(self._read, str) else self._read()
+        if self._source is None:
+            self._source = self._read if isinstance(self._read, str) else self._read()
+        return self._source
 
-    @cached_property
+    @property
     def sha(self) -> str:
-        return _sha1(self.source.encode())
+        if self._sha is None:
+            self._sha = _sha1(self.source.encode())
+        return self._sha
 
     def command(self, keys: Sequence[Argument], arguments: Sequence[Argument], *, whole: bool = False) -> list[Argument]:
         head: list[Argument] = ["EVAL", self.source] if whole else ["EVALSHA", self.sha]

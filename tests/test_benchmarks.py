@@ -121,6 +121,7 @@ class TestTheShortTier:
     def test_a_call_comes_back_sooner_than_from_celery(self, celery: None) -> None:
         run("latency.py", "--short", "--only", "ours-prefork,celery-prefork", "--check", "--ease", "4")
 
+    @pytest.mark.heavy
     def test_tasks_that_take_time_run_beside_each_other(self) -> None:
         # 1,000 that wait 50 ms in 250 slots: 0.2 s at best, 50 s one after the other. Only that misses the eased goal, 6 s.
         run("waiting.py", "--short", "--check", "--ease", "20")
@@ -131,5 +132,6 @@ class TestTheShortTier:
     def test_large_canvases_publish_little_and_come_to_their_results(self) -> None:
         run("canvases.py", "--short", "--ours", "--parts", "bytes,chord", "--check")
 
+    @pytest.mark.heavy
     def test_unusual_loads_are_carried(self, celery: None) -> None:
         assert "ETAs waiting" in run("shapes.py", "--short", "--check", "--ease", "4")

@@ -226,7 +226,7 @@ class _Sink:
     def flush(self) -> None:
         envelopes, self.envelopes, self.bytes = self.envelopes, [], 0
         documents, self.documents = self.documents, []
-        if envelopes and self.send is not None:
+        if (envelopes or documents) and self.send is not None:
             try:
                 _store(documents)
                 self.send(envelopes)

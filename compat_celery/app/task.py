@@ -755,7 +755,7 @@ class Task:
                 task.set(replaced_task_nesting=nesting)
         # What came after this task in a chain comes after its replacement, with the ids that it had.
         following = request.chain or []
-        if not isinstance(following, list | tuple):
+        if hasattr(following, "wire"):
             # On the shelf, and stays there: a chain in which each step replaces itself would lay down all of it each time.
             sig.set(chain=following.wire())
             following = []

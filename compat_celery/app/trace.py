@@ -445,7 +445,7 @@ class Tracer:
                 self._leave(run, REJECTED, error)
             case Ignore():
                 self._leave(run, IGNORED, error)
-            case Retry():
+            case Retry() if not self._propagate:
                 self._retry(run, error)
             case _:
                 if self._propagate:

@@ -401,7 +401,8 @@ class Backend:
         for task in _reporting_tasks(callback):
             request = step_request(task)
             # An errback that was linked to the outer chord was linked to this one as well: it has been told.
-            request.chord = _without_errbacks(request.chord, callback.options.get("link_error"))
+            if told := callback.options.get("link_error"):
+                request.chord = _without_errbacks(self.app.shelf.opened(request.chord), told)
             backend.on_chord_part_return(request, states.FAILURE, exc)
         return info
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from compat_celery._names import celery_named
 from compat_celery.backends.native import NativeBackend
+from compat_celery.utils.serialization import strtobool
 
 __all__ = ("RedisBackend",)
 
@@ -30,7 +31,20 @@ class RedisBackend(NativeBackend):
     """``redis://``, ``rediss://`` and ``redis+socket://``."""
 
     def __init__(self, app: Any, url: str | None = None, **kwargs: Any) -> None:
-        super().__init__(app, url=url if url and url != "redis://" else _url_of(app.conf), **kwargs)
+        url = url if url and url != "redis://" else _url_of(app.conf)
+        #: Whether :attr:`client` gives text instead of bytes, and so cannot give what is compressed.
+        self._decodes = strtobool(dict(parse_qsl(urlsplit(url).query)).get("decode_responses", "false"))
+        super().__init__(app, url=url, **kwargs)
+
+    def prepare_compression(self, compression: str | None) -> str | None:
+        """As Backend; none where clients decode what they get."""
+        return None if self._decodes else super().prepare_compression(compression)
+
+    def _store_url(self) -> str:
+        parts = urlsplit(super()._store_url())
+        # For the client alone: the store works with bytes.
+        query = "&".join(option for option in parts.query.split("&") if not option.startswith("decode_responses="))
+        return urlunsplit(parts._replace(query=query))
 
     def _store_options(self) -> dict[str, Any]:
         conf = self.app.conf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import click
 
 from compat_celery.bin.base import CLIContext, CommaSeparatedList, Failure, import_modules, pass_context
-from compat_celery.exceptions import ImproperlyConfigured
+from compat_celery.exceptions import ImproperlyConfigured, SecurityError, SecurityWarning
+from compat_celery.platforms import check_privileges
 from compat_celery.utils.sysinfo import AUTO_CONCURRENCY, is_auto_concurrency
 from jumpstarter.errors import JumpstarterError
 
@@ -142,9 +144,17 @@ def worker(
             soft_time_limit=soft_time_limit,
             before_init=partial(import_modules, app),
         )
+        _refuse_pickle_as_root(node.app.conf.accept_content)
         return node.start()
-    except (JumpstarterError, ImproperlyConfigured) as error:
+    except (JumpstarterError, ImproperlyConfigured, SecurityError) as error:
         raise Failure(str(error)) from error
+
+
+def _refuse_pickle_as_root(accepted: Any) -> None:
+    """As Celery's worker does. Without its warning about root alone: that is how containers are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecurityWarning)
+        check_privileges(accepted)
 
 
 def write_pidfile(path: str) -> None:

@@ -172,8 +172,13 @@ def mattrgetter(*attrs: str) -> Callable[[Any], dict[str, Any]]:
 
 
 def uniq(it: Iterable[T]) -> Iterator[T]:
-    """Each item once, in the order of its first appearance."""
-    return iter(dict.fromkeys(it))
+    """Each item once, in the order of its first appearance; read as they are asked for (the keys of an app's settings: whoever
+    finds the one that he wants among the first does not make the app read its configuration)."""
+    seen: set[T] = set()
+    for item in it:
+        if item not in seen:
+            seen.add(item)
+            yield item
 
 
 def lookahead(it: Iterable[T]) -> Iterator[tuple[T, T | None]]:

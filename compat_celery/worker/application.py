@@ -55,7 +55,8 @@ class CeleryApplication:
         self.app = app
         self.hostname = hostname
         self.name = app.main or "celery"
-        self._handlers = {name: TaskHandler(self, task) for name, task in app.tasks.items()}
+        self._handlers: dict[str, TaskHandler] = {}
+        self.learn_tasks()
         self.accept: frozenset[str] = frozenset(prepare_accept_content(app.conf.accept_content))
         self.naive_zone: tzinfo = UTC if app.conf.enable_utc else app.timezone
         self._parks_unknown = unknown_tasks(app.conf) == "park"
@@ -65,6 +66,12 @@ class CeleryApplication:
         self.bars = False
         #: Whether somebody wants to know which tasks succeeded (:data:`compat_celery.worker.state.successful_requests`).
         self.remembers_successes = False
+
+    def learn_tasks(self) -> None:
+        """Take up the tasks that the app has got since."""
+        for name, task in self.app.tasks.items():
+            if name not in self._handlers:
+                self._handlers[name] = TaskHandler(self, task)
 
     @property
     def handlers(self) -> Mapping[str, Handler]:

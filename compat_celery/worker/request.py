@@ -12,6 +12,7 @@ from typing import Any
 
 from compat_celery import protocol
 from compat_celery.utils.functional import noop
+from compat_celery.utils.nodenames import gethostname
 from compat_celery.utils.time import maybe_iso8601
 from jumpstarter.jobs import Envelope, Job
 
@@ -73,7 +74,7 @@ class Request:
         self.content_type: str | None = None if decoded else message.content_type
         self.content_encoding: str | None = None if decoded else message.content_encoding
         self.on_ack, self.on_reject = on_ack, on_reject
-        self.hostname = hostname
+        self.hostname = hostname = hostname or gethostname()
         self.eventer = eventer
         self.connection_errors = connection_errors or ()
         # Under the name that Celery's has by this spelling: receivers of task_received look at callbacks through it.

@@ -10,7 +10,7 @@ from jumpstarter.jobs import ACK, Action, Delivery, Envelope, Quarantine
 
 __all__ = ("REDELIVERED", "again", "verdict")
 
-#: The header by which kombu marks messages that were delivered before.
+#: The header by which kombu marks messages that were delivered before; others do not have it.
 REDELIVERED = "redelivered"
 
 

@@ -8,7 +8,7 @@ and the host goes on stepping.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -149,18 +149,16 @@ class Makers:
 class Activities:
     """All activities of one actor."""
 
-    __slots__ = ("_active", "_host", "_made", "_makers")
+    __slots__ = ("_active", "_all", "_host", "_made", "_makers")
 
     def __init__(self, host: HostPort, makers: Makers) -> None:
         self._host = host
         self._makers = makers
         #: By the number of their maker.
         self._made: dict[int, list[Activity]] = {}
+        #: All of them, in the order in which they start. Replaced, never changed.
+        self._all: tuple[Activity, ...] = ()
         self._active: tuple[str, ...] = ()
-
-    @property
-    def _all(self) -> Iterator[Activity]:
-        return (activity for number in sorted(self._made) for activity in self._made[number])
 
     def follow(self, active: tuple[str, ...], exited: tuple[str, ...], entered: tuple[str, ...]) -> None:
         """Start and end what a step asks for. Never waits."""
@@ -182,7 +180,11 @@ class Activities:
         if maker.states.isdisjoint(entered):
             return []
         made = self._made[number] = maker.make(self._host)
+        self._note_all()
         return made
+
+    def _note_all(self) -> None:
+        self._all = tuple([activity for number in sorted(self._made) for activity in self._made[number]])
 
     def _touch(self, activity: Activity, entered: tuple[str, ...], again: set[str]) -> None:
         is_wanted = not activity.states.isdisjoint(self._active)
@@ -197,9 +199,15 @@ class Activities:
 
     def _forget(self) -> None:
         """Drop what has ended and remembers nothing: an actor at work needs no memory for its start."""
-        for number, made in list(self._made.items()):
-            if not self._makers.all[number].is_kept and not any(activity.run or activity.is_pending for activity in made):
-                del self._made[number]
+        over = [
+            number
+            for number, made in self._made.items()
+            if not self._makers.all[number].is_kept and not any(activity.run or activity.is_pending for activity in made)
+        ]
+        for number in over:
+            del self._made[number]
+        if over:
+            self._note_all()
 
     def is_flowing(self) -> bool:
         """Whether anything runs that a pause has to wait for."""
@@ -219,7 +227,7 @@ class Activities:
         ]
 
     def _start_pending(self) -> None:
-        for activity in list(self._all):
+        for activity in self._all:
             if activity.is_pending and activity.run is None and not self._is_blocked(activity):
                 self._start(activity)
 

@@ -23,7 +23,7 @@ from jumpstarter.actors.letters import Letter, Mailbox
 from jumpstarter.actors.messages import Command, Message
 from jumpstarter.actors.modes import State
 from jumpstarter.actors.plan import Declared, Plan, declared, frozen, make_plan
-from jumpstarter.actors.ref import ASK_TIMEOUT, ActorRef, ask, desk_for, tell
+from jumpstarter.actors.ref import ASK_TIMEOUT, ActorRef, ask, desk_for
 from jumpstarter.actors.threads import DedicatedThread
 from jumpstarter.actors.timers import Timer
 from jumpstarter.actors.view import StateView
@@ -189,7 +189,9 @@ class Actor:
 
     async def tell(self, message: Message) -> None:
         """See :meth:`ActorRef.tell`."""
-        await tell(self._host, message)
+        desk, letter = desk_for(self._host, message), Letter(message)
+        if not desk.offer(letter):
+            await desk.put(letter)
 
     def tell_nowait(self, message: Message) -> None:
         """See :meth:`ActorRef.tell_nowait`."""

@@ -26,6 +26,8 @@ class Deadlines:
         #: When the sweeper wakes up; None while there is none.
         self._wakes_at: float | None = None
         self._scope: anyio.CancelScope | None = None
+        #: Whoever asks now, while the service ends, must keep its own time.
+        self.is_closed = False
 
     def add(self, task_group: TaskGroup, reply: Reply, seconds: float, name: str, message: Any) -> None:
         """Let the reply fail when so many seconds have passed."""
@@ -49,7 +51,8 @@ class Deadlines:
             waiting.pop(reply, None)
 
     def close(self) -> None:
-        """Nobody asks any more."""
+        """The service ends. Questions that wait are answered by the end of who was asked."""
+        self.is_closed = True
         if self._scope is not None:
             self._scope.cancel()
 

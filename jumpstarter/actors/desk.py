@@ -50,6 +50,7 @@ class Desk:
     """The mailbox of one actor and what empties it. ``put_nowait`` may be called from any thread, ``put`` from any event loop."""
 
     __slots__ = (
+        "_capacity",
         "_circuits",
         "_current",
         "_host",
@@ -74,6 +75,7 @@ class Desk:
         self._host = host
         self._table = table
         self._options = options
+        self._capacity = options.capacity
         self._circuits = circuits
         self._letters = _NO_LETTERS
         self._stash: deque[Letter] | None = None
@@ -100,8 +102,8 @@ class Desk:
 
     @property
     def room(self) -> int:
-        """How many more messages may come."""
-        return self._options.capacity - self.depth
+        """How many more messages may come; none while the actor is not there."""
+        return self._options.capacity - self.depth if self._is_open else 0
 
     @property
     def current(self) -> Letter | None:
@@ -109,6 +111,18 @@ class Desk:
         return self._current
 
     # -- putting in --
+
+    def offer(self, letter: Letter) -> bool:
+        """The plain case of :meth:`put_nowait`, from any thread: the actor is there and there is room. False, and nothing is done,
+        when it is not that plain."""
+        letters = self._letters
+        if len(letters) >= self._capacity or self._stash or letters is _NO_LETTERS or not self._is_open:
+            return False
+        letters.append(letter)
+        wake = self._wake
+        if wake is not None:
+            wake.set()
+        return True
 
     def put_nowait(self, letter: Letter) -> None:
         """From any thread.

@@ -230,8 +230,10 @@ class Host:
         if self.service is None:
             return
         family, self.family = self.family, None
-        for child in family.actors if family is not None else ():
-            child._host.end_service()
+        if family is not None:
+            family.abandon()
+            for child in family.actors:
+                child._host.end_service()
         self.service = None
         self._is_rung = self._is_closing = False
         self._settle_accounts()

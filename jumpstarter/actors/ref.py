@@ -59,7 +59,9 @@ class ActorRef:
         :raises NotHandled: the actor's class has no handler for it.
         :raises MailboxFull: the policy is to reject, or the actor would wait for itself.
         """
-        await tell(self._host, message)
+        desk, letter = desk_for(self._host, message), Letter(message)
+        if not desk.offer(letter):
+            await desk.put(letter)
 
     def tell_nowait(self, message: Message) -> None:
         """As :meth:`tell`, without waiting: from any thread, from hooks and signal handlers.
@@ -109,24 +111,16 @@ def desk_for(host: Host, message: Message) -> Desk:
     return desk
 
 
-async def tell(host: Host, message: Message) -> None:
-    """See :meth:`ActorRef.tell`."""
-    desk = desk_for(host, message)
-    letter = Letter(message)
-    if desk.is_full():
-        await desk.put(letter)
-    else:
-        desk.put_nowait(letter)
-
-
 async def ask(host: Host, message: Any, seconds: float) -> Any:
     """See :meth:`ActorRef.ask`."""
     desk = desk_for(host, message)
     service = host.service
-    if desk.is_full() or service is None or service.task_group is None or service.deadlines.thread != threading.get_ident():
+    if service is None or service.task_group is None or desk.is_full():
+        return await _ask_slowly(host, desk, message, seconds)
+    deadlines = service.deadlines
+    if deadlines.is_closed or deadlines.thread != threading.get_ident():
         return await _ask_slowly(host, desk, message, seconds)
     reply = Reply()
-    deadlines = service.deadlines
     deadlines.add(service.task_group, reply, seconds, host.name, message)
     try:
         desk.put_nowait(Letter(message, reply))

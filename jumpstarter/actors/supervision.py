@@ -103,6 +103,10 @@ class Family:
             raise ActorCrashed(child.name) from child.failure
         return child
 
+    def abandon(self) -> None:
+        """Nobody serves them any more: nothing follows from their ends."""
+        self._is_closing = True
+
     async def stop_all(self) -> None:
         """Stop all, the last first. What is being restarted is not any more."""
         self._is_closing = True

@@ -6,9 +6,11 @@ says that it turned idle once: so with tiny jobs the worker's chart steps per ba
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from jumpstarter.abc.executor import Executor, OnOutcome, OnSlot, Run
@@ -158,6 +160,18 @@ class CallingThreadExecutor(_SlotExecutor):
         self._jobs.put(_STOP)
 
 
+@contextmanager
+def _outside_the_loop() -> Iterator[None]:
+    """Let asyncio believe that no loop runs in this thread: a plain function's job may call ``asyncio.run``, and Django refuses to
+    touch a database where one does (SynchronousOnlyOperation)."""
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)
+
+
 class InlineExecutor(Executor):
     """One slot that runs a job inside ``submit``, in the caller's thread: ``solo``. Nothing else happens there meanwhile."""
 
@@ -175,7 +189,8 @@ class InlineExecutor(Executor):
         self._on_slot(0, jobs[0])
         try:
             for job in jobs:
-                outcome = self._run(job, 0)
+                with _outside_the_loop():
+                    outcome = self._run(job, 0)
                 if outcome is not None:
                     self._on_outcome(outcome)
                 if self._low_water >= 0:

@@ -74,8 +74,8 @@ class PostOffice(Actor):
     # -- actors --
 
     async def serve(self, actor: Actor | ActorRef, *, name: str | None = None) -> None:
-        """Give the actor an inbox queue, under this name (default: its own), until this office stops. Several processes may serve
-        the same name: they share its messages."""
+        """Give the actor, which lives in the same event loop, an inbox queue under this name (default: its own), until this office
+        stops. Several processes may serve the same name: they share its messages."""
         own = name or actor.name
         await self._receive(inbox_of(own), to_actor(actor), actor)
 

@@ -31,7 +31,8 @@ Deliver = Callable[[Delivery, "Receipt"], Awaitable[None]]
 
 
 class Receipt:
-    """For one delivery: exactly one of its methods is called, once, when it is known what became of it. From any thread."""
+    """For one delivery: exactly one of its methods is called, once, when it is known what became of it. In the receiver's loop,
+    which is that of the post office, so the actors that it serves live there as well."""
 
     __slots__ = ("_delivery", "_receiver")
 
@@ -73,6 +74,8 @@ class Receiver(Actor):
         self._room = room
         self._incarnation = ""
         self._held: set[str] = set()
+        #: Since the last claim.
+        self._has_waited = False
         self._settlements: list[Settlement] = []
         self._has_work = anyio.Event()
         self._has_room = anyio.Event()
@@ -95,6 +98,9 @@ class Receiver(Actor):
         while True:
             room = min(AT_ONCE - len(self._held), self._room() if self._room is not None else AT_ONCE)
             if room <= 0:
+                if self._has_waited:
+                    self._has_waited = False
+                    await self._quietly(self._leave_to_others)
                 await self._wait_for_room()
                 continue
             deliveries = await self._claim(room)
@@ -150,10 +156,17 @@ class Receiver(Actor):
         return found
 
     def _claim_or_wait(self, room: int) -> list[Delivery]:
+        self._has_waited = False
         claimed = self.broker.claim([self.queue], room, incarnation=self._incarnation, lease=self._lease)
         if not claimed:
+            self._has_waited = True
             self.broker.wait([self.queue], 0.5, incarnation=self._incarnation)
         return claimed
+
+    def _leave_to_others(self) -> None:
+        """A wait may have taken a message aside for this receiver, which has no room for it."""
+        self.broker.rest(incarnation=self._incarnation)
+        self.broker.release(self._incarnation, keep=tuple(self._held))
 
     async def _wait_for_room(self) -> None:
         self._has_room = anyio.Event()

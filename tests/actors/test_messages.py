@@ -53,6 +53,10 @@ class Unknown(Command[None]):
     pass
 
 
+class Get(Command[None]):
+    pass
+
+
 class NoMoney(Exception):
     pass
 
@@ -170,6 +174,24 @@ async def test_an_answer_that_is_late_is_a_timeout(dead):
         await anyio.sleep(8)
         assert till.sum == 0, "nobody waited for it any more"
     assert dead == [("expired", Add(1))]
+
+
+async def test_each_question_has_its_own_deadline():
+    async with hosted(Till()) as till, anyio.create_task_group() as group:
+        late = []
+
+        async def ask(after, seconds):
+            await anyio.sleep(after)
+            with pytest.raises(AskTimeout):
+                await till.ask(Add(1), timeout=seconds)
+            late.append(round(anyio.current_time(), 3))
+
+        await till.tell(Spend(100))
+        for after, seconds in ((0, 10), (5, 10), (2, 3), (0, 40)):
+            group.start_soon(ask, after, seconds)
+        await anyio.sleep(50)
+        assert late == [5, 10, 15, 40]
+        await till.stop(grace=0)
 
 
 async def test_who_is_cancelled_while_asking_leaves_nothing_behind(dead):
@@ -324,6 +346,25 @@ async def test_what_is_stashed_comes_first_when_the_state_changes():
         await moody.tell(Add(3))
         await anyio.sleep(1)
         assert moody.notes == [("slow", Add(amount)) for amount in range(4)]
+
+
+async def test_what_was_put_aside_is_handled_before_what_came_later():
+    class Busy(Moody):
+        @handles(Get, during="started")
+        async def get(self, message):
+            self._note("get", message)
+            await anyio.sleep(2)
+
+    async with hosted(Busy()) as busy:
+        busy.report_problem("disk")
+        await busy.wait("unhealthy")
+        await busy.tell(Add(0))
+        await busy.tell(Get())
+        await anyio.sleep(1)
+        await busy.tell(Add(1))
+        busy.report_warning("disk")
+        await anyio.sleep(5)
+        assert busy.notes == [("get", Get()), ("slow", Add(0)), ("slow", Add(1))]
 
 
 async def test_what_is_rejected_is_an_error_for_who_asked_and_a_dead_letter(dead):

@@ -12,9 +12,9 @@ import pytest
 
 from jumpstarter.actors import Actor, Event, backoff, handles, hosted, one_for_all, one_for_one, resource, rest_for_one, task
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(7200)]
 
-IS_FULL = os.environ.get("SOAK") == "full"
+IS_FULL = os.environ.get("RELIABILITY") == "full"
 SEED = int(os.environ.get("SOAK_SEED", "20240229"))
 BRANCHES, LEAVES = 9, 110  # and the root: a thousand
 BLOWS = 10_000 if IS_FULL else 100

@@ -330,6 +330,38 @@ async def test_cancelling_the_root_stops_the_whole_tree_in_order():
     assert tree.diary == ["-three", "-two", "-one", "-root"]
 
 
+async def test_what_is_no_exception_in_a_grandchild_releases_the_whole_tree_in_order():
+    class Interrupt(BaseException):  # as KeyboardInterrupt, with which asyncio would end the tests as well
+        pass
+
+    class Interrupted(Leaf):
+        async def on_ready(self):
+            await anyio.sleep(1)
+            raise Interrupt
+
+    class Deep(Tree):
+        @child
+        def four(self):
+            leaf = Interrupted()
+            leaf.diary = self.diary
+            return leaf
+
+    deep = []
+
+    class Root(Actor):
+        deep = child(Deep)
+
+        async def on_start(self):
+            deep.append(self.deep)
+
+    root = Root()
+    with pytest.raises(BaseExceptionGroup) as interrupt:
+        await run(root)
+    assert interrupt.value.split(Interrupt)[1] is None
+    assert deep[0].diary[-5:] == ["-four", "-three", "-two", "-one", "-root"]
+    assert str(root.state) == str(deep[0].state) == "crashed"
+
+
 async def test_a_stop_ends_a_restart_that_is_under_way():
     class All(Tree):
         strategy = one_for_all(restarts=3, within=60, retry=backoff(100, 100))

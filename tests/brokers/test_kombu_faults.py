@@ -370,7 +370,7 @@ def impatient(rabbitmq_server):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+@pytest.mark.parametrize("queue_type", [pytest.param("classic", marks=pytest.mark.heavy), "quorum"])
 def test_long_claims_are_refreshed_before_the_server_takes_it_ill(impatient, open_on, queue_type):
     broker = open_on(consumer_timeout=4, queue_type=queue_type)
     headers = {"id": "7", "task": "t"}
@@ -441,6 +441,7 @@ def test_a_refresh_whose_answer_is_late_is_finished_later(rabbitmq_server, open_
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_a_worker_outlives_consumer_timeout_and_runs_a_long_job_once(impatient, open_on, start_node, tmp_path):
     runs = tmp_path / "runs"
 

@@ -15,10 +15,8 @@ from tests.peers import our_side
 SHORT = [
     ("redis", "after-claim-before-record"),
     ("redis", "result-stored-before-ack"),
-    ("redis", "in-reaper-after-pop"),
     ("redis-apart", "chord-counted-before-body-published"),
     ("sqlite", "before-requeue"),
-    ("sqlite", "in-publisher-before-confirm"),
     ("amqp", "chord-counted-before-body-published"),
 ]
 

@@ -183,6 +183,25 @@ def test_a_queue_that_is_said_to_be_exclusive_gets_tickets(monkeypatch):
     assert Ticket.read(messages[0].chain[0]).steps == 49
 
 
+def test_where_the_broker_stores_nothing_the_shelf_is_with_the_results():
+    app = build(url="amqp://127.0.0.1:1//", results="redis://127.0.0.1:1/3", task_canvas_shelf="always")
+    assert app.shelf._store is app.backend.results
+    assert app.shelf.is_open({})
+    app = build(url="amqp://127.0.0.1:1//", results="disabled", task_canvas_shelf="always")
+    assert not app.shelf.is_open({})
+
+
+def test_with_several_brokers_nobody_knows_where_a_message_is_read():
+    urls = "redis://127.0.0.1:1/0;redis://127.0.0.1:2/0"
+    app = build(url=urls, results="redis://127.0.0.1:1/0", broker_transport_options={"exclusive": True})
+    assert not app.shelf.is_open({})
+
+
+def test_protocol_1_hides_nothing():
+    app = build(task_protocol=1, task_canvas_inline_limit=0)
+    assert not app.shelf.is_open({})
+
+
 @pytest.mark.parametrize(
     ("settings", "is_whole"),
     [
@@ -351,6 +370,8 @@ def test_a_process_that_dies_before_it_settles_loses_nothing(app, tasks):
         job = dying._application.decode(delivery)
         job.handler.run(job)  # it has run, has asked for the next step, and is gone before anything of that was settled
         dying.give_back()
+        app.shelf._block.cache_clear()  # what it remembered died with it
+        time.sleep(0.002)
         InlineWorker(app).run(1)
     assert result.get(timeout=1) == 129
 
@@ -412,6 +433,31 @@ def test_a_body_that_has_expired_fails(app, tasks, worker):
     worker.run()
     assert result.state == "FAILURE"
     assert isinstance(result.result, CanvasExpired)
+
+
+async def run_on_the_loop(worker):
+    """The next job, by the way of coroutine tasks."""
+    (delivery,) = worker._broker.claim(["celery"], 1, incarnation=worker._incarnation, lease=60)
+    job = worker._application.decode(delivery)
+    outcome = await job.handler.arun(job)
+    worker._settler.settle([outcome])
+    return outcome
+
+
+@pytest.mark.anyio
+async def test_a_coroutine_task_goes_on_from_the_shelf_as_well(app, tasks, monkeypatch):
+    @app.task(shared=False, name="canvases.aadd")
+    async def aadd(*numbers):
+        return sum(numbers)
+
+    worker = InlineWorker(app)
+    result = chain(aadd.s(0, 0), *(aadd.s(1) for _ in range(39))).apply_async()
+    with monkeypatch.context() as patch:
+        patch.setattr(app.shelf._store, "get", lambda _: (_ for _ in ()).throw(ResultsUnavailable("memory://", "away")))
+        assert (await run_on_the_loop(worker)).action is RETURN
+    for _ in range(40):
+        assert (await run_on_the_loop(worker)).status == "SUCCESS"
+    assert result.get(timeout=1) == 39
 
 
 def test_a_store_that_is_away_makes_the_task_wait(app, tasks, worker, monkeypatch):

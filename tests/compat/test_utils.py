@@ -190,11 +190,11 @@ def test_a_pid_file_of_a_process_that_runs_ends_the_program(tmp_path: Path) -> N
 
 
 def test_signals_have_names() -> None:
-    assert (signals.signum("term"), signals.signum("SIGKILL"), signal_name(9)) == (15, 9, "KILL")
-    assert signals.supported("nonsense") is False
-    before = signals["usr2"]
+    assert (signals.signum("TERM"), signals.signum("SIGKILL"), signal_name(9)) == (15, 9, "KILL")
+    assert signals.supported("NONSENSE") is False
+    before = signals["USR2"]
     try:
-        signals["usr2"] = signals.ignored
+        signals["USR2"] = signals.ignored
         assert signals["SIGUSR2"] == signals.ignored
     finally:
-        signals["usr2"] = before
+        signals["USR2"] = before

@@ -7,6 +7,7 @@
     python -m tests.conformance integration --broker rabbitmq      RabbitMQ as broker, results in Redis (rpc: results there too)
     python -m tests.conformance integration --freeze              genuine Celery, best of 3: writes the yardstick, or a part
     python -m tests.conformance t/… --side genuine -- -k name      anything behind -- goes to pytest
+    python -m tests.conformance libraries                         libraries from PyPI; see tests/conformance/libraries.py
 
 The exit status is 0 when every id of the yardstick passed, or every test where there is none.
 """
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.conformance import environments, report, yardstick
+from tests.conformance import environments, libraries, report, yardstick
 from tests.conformance.runs import BROKERS, SUITES, Verdict, files_of, run, servers
 
 #: How often genuine Celery may try: what it passes once is the yardstick.
@@ -27,6 +28,8 @@ TRIES = 3
 
 def main(arguments: Sequence[str]) -> int:
     """Run; the exit status."""
+    if arguments and arguments[0] == "libraries":
+        return libraries.main(arguments[1:])
     own, rest = _split(arguments)
     asked = _parser().parse_args(own)
     try:

@@ -104,7 +104,7 @@ def test_a_job_costs_forty_calls_in_twelve_modules(tmp_path: Path) -> None:
 def test_a_job_that_is_observed_costs_sixty_calls(tmp_path: Path) -> None:
     spent = cost(tmp_path, "observed")
     print(spent.shown)
-    assert spent.own < 43.5, spent.shown
+    assert spent.own < 44.5, spent.shown
     assert spent.own + spent.shared <= 60, spent.shown
 
 

@@ -169,6 +169,7 @@ def test_no_child_can_be_started_when_the_template_has_ended(end: str, nursery) 
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_more_children_than_the_socket_holds_requests_are_all_born(nursery) -> None:
     children = nursery(lambda *_: 0)
     os.kill(children.place.pid, signal.SIGSTOP)  # so that requests pile up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -184,3 +185,22 @@ async def test_loop_slots_run_at_the_same_time_but_not_more_than_there_are() -> 
     assert len(log.outcomes) == 10
     assert executor.busy == 0
     assert sorted(log.slots) == [(0, False), (0, True), (1, False), (1, True), (2, False), (2, True)]
+
+
+@pytest.mark.anyio
+async def test_a_job_in_the_callers_thread_finds_no_running_loop() -> None:
+    found = []
+
+    async def answer() -> int:
+        return 42
+
+    def work(number: int) -> None:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        found.append(asyncio.run(answer()))
+
+    log = Log(1)
+    loop = asyncio._get_running_loop()
+    InlineExecutor(log.run, log.on_outcome, log.on_slot).submit(jobs(work, 1))
+    assert found == [42]
+    assert asyncio._get_running_loop() is loop

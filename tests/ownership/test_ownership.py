@@ -35,7 +35,7 @@ def test_a_task_of_a_killed_node_starts_on_another_within_its_lease_and_five_sec
     assert seconds < LEASE + 5
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.heavy)])
 def test_tasks_longer_than_the_visibility_timeout_start_exactly_once(side: Side, tmp_path: Path, pool: str) -> None:
     facts = long_tasks(side, tmp_path, tasks=20, seconds=12, visibility=5, slots=10, pool=pool)
     assert (facts.over, facts.starts, facts.finishes) == (True, 20, 20), facts

@@ -28,18 +28,12 @@ from tests.reliability.conftest import FULL, Desk, children_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 if FULL else 180)]
 
 
-#: `make test` has 25 minutes for everything.
-heavy = pytest.mark.skipif(
-    "RELIABILITY" not in os.environ, reason="takes long: `make chaos` runs it, or RELIABILITY=short (or full)"
-)
-
-
 def normal(few: int, many: int) -> int:
     """So many in the normal run, and in the full one."""
     return many if FULL else few
 
 
-@heavy
+@pytest.mark.heavy
 @pytest.mark.parametrize("frozen", [0.0, 30.0 if FULL else 4.0], ids=["killed connections", "frozen server"])
 def test_2_a_worker_is_not_deaf_after_its_connections_broke(desk: Desk, frozen: float) -> None:
     desk.worker("-c", "2")
@@ -83,7 +77,7 @@ def test_4_a_task_that_kills_its_process_ends_in_quarantine_and_hurts_no_other(d
     assert "signal 9" in shown.stdout
 
 
-@heavy
+@pytest.mark.heavy
 def test_5_children_for_one_task_each_with_large_arguments_under_a_storm_of_kills_never_stall(desk: Desk) -> None:
     count = normal(24, 500)
     ids = desk.run(f"big = 'x' * (8 << 20)\nanswer = [pains.hold.delay(0.1, big).id for _ in range({count})]")
@@ -122,7 +116,7 @@ def test_6_a_claim_whose_answer_is_cut_off_loses_nothing(desk: Desk) -> None:
         assert set(seen.values()) == {1}
 
 
-@heavy
+@pytest.mark.heavy
 def test_7_a_flood_of_etas_stays_in_the_broker_and_is_on_time(desk: Desk) -> None:
     flood, soon = normal(20_000, 200_000), normal(500, 5_000)
     node = desk.worker("-c", "2")
@@ -185,7 +179,7 @@ def test_21_short_tasks_do_not_wait_behind_a_long_one(desk: Desk) -> None:
     assert time.monotonic() - began < 5
 
 
-@heavy
+@pytest.mark.heavy
 def test_23_stopping_under_load_loses_nothing_and_repeats_nothing_that_was_done(desk: Desk) -> None:
     rounds = normal(6, 200)
     ids = set(desk.run(f"answer = [pains.hold.delay(0.02).id for _ in range({rounds * 60})]"))
@@ -225,7 +219,7 @@ def test_24_a_restarted_broker_repeats_nothing_that_still_runs(desk: Desk) -> No
     assert len(desk.starts()) == 2
 
 
-@heavy
+@pytest.mark.heavy
 def test_26_a_worker_does_not_grow(desk: Desk) -> None:
     node = desk.worker("-c", "2", task_ignore_result=True)
     warm, more = normal(4_000, 20_000), normal(12_000, 100_000)
@@ -265,6 +259,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.heavy
 def test_31_an_idle_worker_is_quiet(desk: Desk) -> None:
     """Commands that clients send; a script counts as one."""
     desk.worker("-c", "2", worker_lease=30)
@@ -305,7 +300,7 @@ def test_32_probes_tell_a_worker_whose_broker_is_away_from_one_that_hangs(desk: 
 # What is ours alone.
 
 
-@heavy
+@pytest.mark.heavy
 def test_strict_early_ack_never_repeats_a_task_that_had_begun(desk: Desk) -> None:
     rounds = normal(4, 50)
     for round_ in range(rounds):
@@ -334,6 +329,7 @@ def test_leases_of_tasks_are_their_own(desk: Desk) -> None:
     assert again["pains.hold_patient"] > 8 - 5 / 3 - 0.5
 
 
+@pytest.mark.heavy
 def test_unknown_tasks_may_wait_for_a_worker_that_knows_them(desk: Desk) -> None:
     desk.worker("-c", "1", worker_unknown_tasks="park")
     code = "answer = [pains.app.send_task('pains.only_in_the_new_version').id for _ in range(50)]"

@@ -145,3 +145,17 @@ async def test_only_what_handles_messages_can_be_served(broker_url):
     async with hosted(PostOffice(broker_url)) as office, hosted(Actor()) as nobody:
         with pytest.raises(NotHandled):
             await office.serve(nobody)
+
+
+async def test_messages_for_an_actor_that_has_crashed_wait_in_the_broker(broker_url):
+    async with hosted(PostOffice(broker_url)) as office, hosted(Actor()) as parent:
+        catalog = await parent.spawn(Catalog())
+        await office.serve(catalog, name="catalog")
+        await catalog.stop()
+        for number in range(3):
+            await office.actor("catalog").tell(Put(number))
+        await anyio.sleep(0.3)
+        assert catalog.dead_letters <= 3, "at most what a claim under way brought; nobody claims for it any more"
+        again = await parent.spawn(Catalog())
+        await office.serve(again, name="catalog")
+        await until(lambda: len(again.seen) == 3)

@@ -26,7 +26,7 @@ PACKAGES = (
     "kombu==5.7.0",
     "msgpack==1.1.0",
     "pyyaml==6.0.2",
-    "zstandard==0.23.0",
+    "backports.zstd==1.0.0",
     "brotli==1.1.0",
 )
 

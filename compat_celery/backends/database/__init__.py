@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 from kombu.utils.encoding import ensure_bytes
 
@@ -28,7 +29,9 @@ try:
 except ImportError as error:
     raise ImproperlyConfigured("The database result backend needs SQLAlchemy: pip install sqlalchemy") from error
 
-__all__ = ("DatabaseBackend",)
+__all__ = ("DatabaseBackend", "retry", "session_cleanup")
+
+R = TypeVar("R")
 
 logger = logging.getLogger("celery.backends.database")
 
@@ -40,6 +43,38 @@ _PICKLED = b"\x80"
 
 #: Columns that are not simply what the document says under their names.
 _SPECIAL = frozenset({"id", "task_id", "children", "stamps"})
+
+
+@contextmanager
+def session_cleanup(session: Any) -> Iterator[None]:
+    """Roll back what fails in the block, and close the session after it."""
+    try:
+        yield
+    except Exception:
+        session.rollback()
+        raise
+    finally:
+        session.close()
+
+
+def retry(fun: Callable[..., R]) -> Callable[..., R]:
+    """Decorator: call the function again after errors of the database; ``max_retries=`` of a call says how often (3 times in all).
+
+    Celery 5.7 has none any more, but Airflow's executor imports it.
+    """
+
+    @wraps(fun)
+    def again(*args: Any, max_retries: int = 3, **kwargs: Any) -> R:
+        for left in reversed(range(max_retries)):
+            try:
+                return fun(*args, **kwargs)
+            except RETRYABLE_DB_ERRORS as error:
+                if not left:
+                    raise
+                logger.warning("%s failed and is tried again: %s", fun.__qualname__, error)
+        raise ValueError(f"max_retries must be at least 1, not {max_retries!r}")
+
+    return again
 
 
 @celery_named

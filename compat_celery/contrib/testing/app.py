@@ -94,7 +94,7 @@ def set_trap(app: Any) -> Iterator[None]:  # noqa: ARG001 - Celery's signature
 @contextmanager
 def setup_default_app(app: Any, use_trap: bool = False) -> Iterator[None]:
     """Whatever the block does to the process's apps is undone; ``app`` is closed at its end."""
-    current, default = _state.get_current_app(), _state.default_app
+    current, default = _state._tls.current_app, _state.default_app
     finalizers, apps = dict(_state._on_app_finalizers), weakref.WeakSet(_state._apps)
     try:
         if use_trap:

@@ -63,6 +63,10 @@ class TestWorkController(Worker):
         running.append(self)
         test_worker_started.send(sender=self.app, worker=self, consumer=None)
 
+    def reload(self, *_: Any, **__: Any) -> None:
+        """Take up the tasks that were defined since it began."""
+        self._application.learn_tasks()
+
     def end(self, timeout: float) -> None:
         """Stop it once what runs is done.
 
