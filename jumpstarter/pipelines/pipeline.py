@@ -164,17 +164,17 @@ class Pipeline(Actor, metaclass=PipelineType):
 
     async def go_round(self, number: int) -> bool:
         """One round of a lane."""
-        if self._bell is None:
-            self._begin()
         if self.may_work() or self.is_finishing:
             await self._lanes[number].round()
         return True
 
     def _begin(self) -> None:
+        """A hook of the chart: it has started, perhaps again, and perhaps in another event loop."""
         self._bell = anyio.Event()
         self._doorbell = Doorbell()
         self.is_finishing = False
-        self.report.started = clock().now()
+        self._limiters = {}
+        self.report.started = self.report.started or clock().now()
         for budget in self.design.budgets:
             for unit, rates in budget.spec.limits.items():
                 self.report.allowance[unit] = min(rate.limit / rate.period for rate in rates)
@@ -319,6 +319,7 @@ def _lane_region(number: int) -> dict[str, Any]:
         "initial": "suspended",
         # A lane that sleeps hears that it has to leave: for a pause it is suspended, for a stop the region is left.
         "on_exit": "_ring",
+        **({"on_enter": "_begin"} if number == 0 else {}),
         "states": [{"name": "suspended", "on_enter": "_ring"}, *states],
         "transitions": [
             *({"trigger": f"{name}.{state}", "source": source, "dest": state} for state, source in follows.items()),

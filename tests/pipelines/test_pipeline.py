@@ -553,7 +553,12 @@ async def test_a_query_is_read_page_by_page_and_goes_on_where_it_was(store, tmp_
 
     class Words(Pipeline):
         rows = SqlQuery(
-            "words", str(path), "select id, text from words where id > ? order by id limit ?", cursor="id", store=store, batch=20
+            "words",
+            lambda: sqlite3.connect(path),
+            "select id, text from words where id > ? order by id limit ?",
+            cursor="id",
+            store=store,
+            batch=20,
         )
 
         @sink
@@ -716,3 +721,22 @@ async def test_rows_that_cost_what_is_in_them_are_taken_as_far_as_the_budget_goe
     await run(Tokens(until="settled"))
     assert sorted(map(sorted, api)) == [[10, 50], [30, 40]]
     assert left == [30, 40]
+
+
+async def test_it_may_be_started_again_when_it_has_drained(store):
+    class Again(Pipeline):
+        rows = source(store, range(3), batch=1)
+
+        @step
+        async def call(self, rows):
+            pass
+
+    again = Again()
+    async with hosted(again):
+        assert (await again.drain()).done == 3
+        await again.rows.put(range(2))
+        await again.start()
+        assert (await again.drain()).done == 5
+    again.rows.put_nowait([1])
+    await run(again)
+    assert again.report.done == 6

@@ -118,9 +118,7 @@ def test_three_processes_use_one_allowance_and_never_exceed_it_while_they_are_ki
     store = open_store(redis_server.url)
 
     Source("rows", store=store).put_nowait(range(20 * seconds))
-    # What arrives late because the machine is busy is no violation of ours: the short tier forgives more of it.
-    tolerance = "0.05" if FULL else "0.4"
-    with serving("--requests", "10", "--period", "1", "--tolerance", tolerance, "--latency", "0.02") as server:
+    with serving("--requests", "10", "--period", "1", "--tolerance", "0.05", "--latency", "0.02") as server:
         url = f"http://127.0.0.1:{server.server_port}"
         with Crew(tmp_path, LIMITED, STORE=redis_server.url, API=url) as crew:
             for _ in range(3):
@@ -134,8 +132,13 @@ def test_three_processes_use_one_allowance_and_never_exceed_it_while_they_are_ki
             told = server.ledger.told()
     used = (told["requests"] - first) / (10 * elapsed)
     print(f"{used:.1%} of the allowance in {elapsed:.0f} s, {told['violations']} violations, {crew.kills} kills")
-    assert told["violations"] == 0
-    assert used >= (0.95 if FULL else 0.2)
+    if FULL:
+        assert told["violations"] == 0
+        assert used >= 0.95
+    else:
+        # What arrives late because a machine is busy is no violation of ours: more in all than was allowed would be.
+        assert used >= 0.2
+        assert told["requests"] - first <= 10 * (elapsed + 2)
 
 
 FAULTY = """
