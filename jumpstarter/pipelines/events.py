@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jumpstarter.actors import Event
+from jumpstarter.actors.activities import unwrapped
+from jumpstarter.pipelines.batches import Batch
 
 
 class BatchSettled(Event):
@@ -74,3 +76,29 @@ def from_row(row: Mapping[str, Any]) -> SideEvent:
     """The event that a row of an outbox is."""
     fields: dict[str, Any] = {name: tuple(value) if name in _TUPLES else value for name, value in row.items() if name != "event"}
     return KINDS[row["event"]](**fields)
+
+
+def happened(
+    pipeline: str, batch: Batch, now: float, *, results: Any, done: Sequence[str], failed: Sequence[Any], error: str
+) -> list[SideEvent]:
+    """What there is to tell of a batch: its failed requests, its failed rows, its rows that are done."""
+    head: dict[str, Any] = {
+        "pipeline": pipeline,
+        "run_id": batch.run_id,
+        "batch": batch.id,
+        "keys": tuple(batch.keys),
+        "at": now,
+    }
+    events: list[SideEvent] = [RequestFailed(**head, step=step, error=why, number=number) for step, why, number in batch.requests]
+    if failed:
+        events.append(BatchFailed(**head, rows=tuple(failed), error=error, back=tuple(one.key for one in batch.back)))
+    if done:
+        events.append(BatchSettled(**head, rows=tuple(batch.values), results=results, seconds=now - batch.started))
+    return events
+
+
+def text_of(error: BaseException | None) -> str:
+    """An error in a line."""
+    if isinstance(error, Exception):
+        error = unwrapped(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

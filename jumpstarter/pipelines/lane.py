@@ -20,7 +20,6 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from jumpstarter.actors import Backoff
-from jumpstarter.actors.activities import unwrapped
 from jumpstarter.errors import LeaseLost, StoreUnavailable
 from jumpstarter.pipelines import metrics
 from jumpstarter.pipelines.batches import Batch, set_current
@@ -28,7 +27,7 @@ from jumpstarter.pipelines.calls import Calls, NoRoom, StepFailed
 from jumpstarter.pipelines.clocks import clock, hop
 from jumpstarter.pipelines.declare import NextRun
 from jumpstarter.pipelines.design import Design
-from jumpstarter.pipelines.events import BatchFailed, BatchSettled, RequestFailed, SideEvent
+from jumpstarter.pipelines.events import SideEvent, happened, text_of
 from jumpstarter.pipelines.sources import Source
 from jumpstarter.pipelines.stores.port import Back, Claim, Put, Room, Settlement
 from jumpstarter.telemetry import tracing
@@ -324,7 +323,7 @@ class Lane:
         return self._source.gather.by is not None
 
     async def _decide_about(self, batch: Batch, failed: list[Any], error: BaseException | None) -> None:
-        reason = _text(error) if error is not None else next(iter(batch.failed.values()))
+        reason = text_of(error) if error is not None else next(iter(batch.failed.values()))
         self._pipeline.report.reasons[reason] += len(failed)
         name = self._design.on_failed
         keys = batch.keys if error is not None else list(batch.failed)
@@ -371,23 +370,8 @@ class Lane:
     def _events(self, batch: Batch, outcome: Outcome, done: Sequence[str], failed: Sequence[Any]) -> list[SideEvent]:
         if not self._design.sides and not self._pipeline.hears_all:
             return []
-        now = clock().now()
-        head: dict[str, Any] = {
-            "pipeline": self._pipeline.kind,
-            "run_id": batch.run_id,
-            "batch": batch.id,
-            "keys": tuple(batch.keys),
-            "at": now,
-        }
-        events: list[SideEvent] = [
-            RequestFailed(**head, step=step, error=error, number=number) for step, error, number in batch.requests
-        ]
-        if failed:
-            error = _text(outcome.error) if outcome.error is not None else "; ".join(dict.fromkeys(batch.failed.values()))
-            events.append(BatchFailed(**head, rows=tuple(failed), error=error, back=tuple(one.key for one in batch.back)))
-        if done:
-            events.append(BatchSettled(**head, rows=tuple(batch.values), results=outcome.results, seconds=now - batch.started))
-        return events
+        error = text_of(outcome.error) if outcome.error is not None else "; ".join(dict.fromkeys(batch.failed.values()))
+        return happened(self._pipeline.kind, batch, clock().now(), results=outcome.results, done=done, failed=failed, error=error)
 
     def _outboxes(self, events: Sequence[SideEvent]) -> list[Put]:
         return [put for event in events for put in self._pipeline.outboxes(event)]
@@ -400,9 +384,3 @@ class Lane:
     @property
     def _source(self) -> Source:
         return self._pipeline.source
-
-
-def _text(error: BaseException | None) -> str:
-    if isinstance(error, Exception):
-        error = unwrapped(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -19,11 +19,13 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from examples.pipelines.server import Server, options
-from jumpstarter.pipelines import Source, open_store
-from tests.redis_server import redis_server, shared_redis  # noqa: F401 - fixtures
+from jumpstarter.actors import hosted
+from jumpstarter.pipelines import Budget, Pipeline, Source, open_store, second, step
+from tests.redis_server import RedisServer, redis_server, shared_redis  # noqa: F401 - fixtures
 
 FULL = os.environ.get("RELIABILITY") == "full"
 ROOT = Path(__file__).resolve().parents[2]
@@ -291,3 +293,33 @@ def test_a_join_of_three_programs_fires_once_a_thousand_times(redis_server, tmp_
     assert answers["fired"] == 1000
     assert sum(answers.values()) == 6000
     assert open_store(redis_server.url).counts("report").waiting == 1000
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_server_that_is_away_for_a_while_costs_no_row_and_no_second_call(backend):
+    calls = Counter()
+    with RedisServer(aof=True) as server:
+
+        class Steady(Pipeline):
+            rows = Source("rows", store=server.url, batch=1, lease=10)
+            budget = Budget("steady", requests=1000 / second)
+
+            @step(cost=1)
+            async def call(self, rows):
+                calls[rows[0]] += 1
+                if len(calls) == 6:
+                    server.kill()  # what this call did is settled only when the server is back
+
+        async def main():
+            async with hosted(Steady()) as pipeline:
+                while len(calls) < 6:  # noqa: ASYNC110 - a step of another actor sets no event
+                    await anyio.sleep(0.01)
+                await pipeline.wait("settling")
+                server.start()
+                await pipeline.drain("settled")
+
+        Steady.rows.put_nowait(range(40))
+        anyio.run(main, backend=backend)
+        assert Steady.rows.store.counts("rows").open == 0
+    assert set(calls) == set(range(40))
+    assert sum(calls.values()) == 40
