@@ -140,9 +140,10 @@ async def test_the_loop_does_the_same_whether_the_audit_works_crashes_or_stalls(
         depths = []
         pipeline = kind(until="settled")
         async with hosted(pipeline):
-            while pipeline.report.done < 200:
-                depths.append(pipeline.mailbox_depth)
-                await anyio.sleep(0.5)
+            with anyio.fail_after(3600):  # of injected time: else a pipeline that stalls would be waited for in no time, for ever
+                while pipeline.report.done < 200:
+                    depths.append(pipeline.mailbox_depth)
+                    await anyio.sleep(0.5)
             await anyio.sleep(1)
         assert set(depths) == {0}
         # Up to the end of the last batch: then come idle looks into the empty queue, at moments that are jittered.
