@@ -23,12 +23,19 @@ class Death:
     :ivar killed_by_us: in a cold shutdown, or for the sake of another job: no fault of the job's, so that it is returned without
         being counted.
     :ivar condemned: by tag, the jobs for whose sake the node killed the child.
+    :ivar ran: tags of the jobs that ran at that moment. What had started and is not among them had ended and was about to be
+        settled: it is no suspect. Empty: nobody knows, or nothing ran, and all that had started are suspects.
     """
 
     evidence: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     killed_by_us: bool = False
     condemned: Mapping[str, Condemn] = field(default_factory=dict)
+    ran: Collection[str] = ()
+
+    def is_fault_of(self, tag: str) -> bool:
+        """Whether this job may have brought it about, so that it counts as one of its attempts."""
+        return not self.killed_by_us and (not self.ran or tag in self.ran)
 
 
 def bury(
@@ -56,10 +63,10 @@ def _bury_one(delivery: Delivery, application: Application, death: Death, max_at
         return death.condemned[delivery.tag](job)
     if job.early_ack:
         return application.lose(job, death.evidence, quarantine=False)
-    if death.killed_by_us:
-        return Outcome(delivery, job, "RETURNED", RETURN)
-    if not job.requeue_if_lost:
+    if not (job.requeue_if_lost or death.killed_by_us):
         return application.lose(job, death.evidence, quarantine=False)
+    if not death.is_fault_of(delivery.tag):
+        return Outcome(delivery, job, "RETURNED", RETURN)
     if delivery.attempt >= max_attempts:
         evidence = f"{death.evidence}; attempt {delivery.attempt} of {max_attempts}"
         return application.lose(job, evidence, quarantine=True, facts=death.facts)

@@ -31,6 +31,7 @@ class Started:
     :ivar id: the job's id, cut off after 60 bytes.
     :ivar started: monotonic seconds; the same clock for all processes.
     :ivar hard_limit: in seconds, or 0.
+    :ivar runs: whether it runs in its slot now, as far as :meth:`Marks.running` can tell.
     """
 
     tag: str
@@ -39,6 +40,7 @@ class Started:
     attempt: int
     started: float
     hard_limit: float
+    runs: bool
 
 
 class Marks:
@@ -69,21 +71,20 @@ class Marks:
         start = child * self._stride
         (count,) = _COUNT.unpack_from(self._memory, start)
         first = start + _COUNT.size
-        entries = [self._entry(first + (number % RING) * _ENTRY.size) for number in range(max(0, count - RING), count)]
-        return {entry.tag: entry for entry in [*self.running(child).values(), *entries]}
+        entries = [self._entry(first + (number % RING) * _ENTRY.size, False) for number in range(max(0, count - RING), count)]
+        return {entry.tag: entry for entry in [*entries, *self.running(child).values()]}
 
     def running(self, child: int) -> dict[int, Started]:
         """What runs in the child now, by the slot's number. A job that has ended is seen here until the next one begins, or its
         slot turns idle: microseconds."""
         first = child * self._stride + self._cells
         lengths = self._memory[first : child * self._stride + self._stride : _ENTRY.size]  # of the tags; 0: idle
-        return {slot: self._entry(first + slot * _ENTRY.size) for slot, length in enumerate(lengths) if length}
+        return {slot: self._entry(first + slot * _ENTRY.size, True) for slot, length in enumerate(lengths) if length}
 
-    def _entry(self, offset: int) -> Started:
+    def _entry(self, offset: int, runs: bool) -> Started:
         tag_length, tag, id_length, job, slot, attempt, started, hard_limit = _ENTRY.unpack_from(self._memory, offset)
-        return Started(
-            tag[:tag_length].decode(), job[:id_length].decode("utf-8", "replace"), slot, attempt, started, round(hard_limit, 3)
-        )
+        shown = job[:id_length].decode("utf-8", "replace")
+        return Started(tag[:tag_length].decode(), shown, slot, attempt, started, round(hard_limit, 3), runs)
 
 
 class Ring:

@@ -170,7 +170,13 @@ class Node(Actor):
 
     def _bury_now(self, child: Child, started: Mapping[str, Started], exited: Exited) -> None:
         evidence = f"{exited} ({child.verdict})" if child.verdict else str(exited)
-        death = Death(evidence=evidence, facts=_facts(exited), killed_by_us=child.killed, condemned=child.condemned)
+        death = Death(
+            evidence=evidence,
+            facts=_facts(exited),
+            killed_by_us=child.killed,
+            condemned=child.condemned,
+            ran={entry.tag for entry in started.values() if entry.runs},
+        )
         held = self.broker.held(child.incarnation)
         outcomes = bury(held, started, self.application, death, max_attempts=self.options.max_attempts)
         for outcome in outcomes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -27,6 +28,7 @@ class Nursery:
         self.place = ForkTemplate(main, rlimits=rlimits or {})
         self._told: list[Spawned | Exited] = []
         self._running: set[int] = set()
+        self._links: list[socket.socket] = []
 
     def spawn(self, index: int = 0, incarnation: str = "abc") -> socket.socket:
         """The link to a new child; closing it tells most of them to end."""
@@ -39,6 +41,7 @@ class Nursery:
         finally:
             theirs.close()
         ours.settimeout(20)
+        self._links.append(ours)
         return ours
 
     def next(self, kind: type[E], within: float = 10) -> E:
@@ -89,6 +92,8 @@ class Nursery:
         for pid in self._running:
             self.place.kill(pid, signal.SIGKILL)
         self.place.close()
+        for link in self._links:
+            link.close()
 
 
 class Watched:
@@ -109,6 +114,14 @@ class Watched:
 
     def close(self) -> None:
         os.close(self._handle)
+
+
+def hold_the_interpreter() -> None:
+    """Wait in C code for ever: nothing else of Python runs in this process, no signal's handler either. In a lock, since a signal
+    would end a sleep."""
+    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(128)
+    for _ in range(2):
+        library.pthread_mutex_lock(mutex)
 
 
 def descriptors(pid: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jumpstarter.executors.evidence import STACK_LIMIT, STACK_SIGNAL, StackFile
-from tests.executors.nursery import descriptors
+from tests.executors.nursery import descriptors, hold_the_interpreter
 from tests.peers import eventually
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -23,9 +23,8 @@ MiB = 1024 * 1024
 
 
 def hold_the_lock(_index: int, _incarnation: str, channel: socket.socket) -> int:
-    """Run C code that never lets another thread of Python run, and no handler of Python's either."""
     channel.sendall(b"here")
-    ctypes.PyDLL(None).sleep(60)
+    hold_the_interpreter()
     return 0
 
 

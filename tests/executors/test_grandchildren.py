@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -20,7 +19,7 @@ import pytest
 
 from jumpstarter.executors import template
 from jumpstarter.executors.process import ForkTemplate
-from tests.executors.nursery import Watched, offspring
+from tests.executors.nursery import Watched, hold_the_interpreter, offspring
 from tests.peers import eventually
 
 pytestmark = [
@@ -34,9 +33,8 @@ STUBBORN = "import signal, time\nfor n in (1, 2, 3, 15): signal.signal(n, signal
 
 
 def hold_the_lock() -> None:
-    """C code that lets nothing of Python run, with a handler of Python's that therefore never runs."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    ctypes.PyDLL(None).sleep(60)
+    hold_the_interpreter()
 
 
 def start_subprocess() -> list[int]:
@@ -154,7 +152,7 @@ def test_what_children_started_dies_with_the_node(kind: str, holder: str, watch)
         pids = [os.getpid(), os.getppid(), *STARTS[kind]()]
         os.write(say, " ".join(map(str, pids)).encode() + b"\n")
         if holder == "a child that holds the GIL":
-            ctypes.PyDLL(None).sleep(60)
+            hold_the_interpreter()
         signal.pause()
         return 0
 
@@ -378,11 +376,14 @@ def test_a_process_that_outlives_its_child_does_not_keep_the_link(nursery, watch
     """The node takes an open link for a living child."""
 
     def main(_index: int, _incarnation: str, channel: socket.socket) -> int:
+        left, leaves = os.pipe()
         daemon = os.fork()
         if daemon == 0:
             os.setsid()
+            os.write(leaves, b"!")
             time.sleep(60)
             os._exit(0)
+        os.read(left, 1)  # before that it would be ended with the child
         channel.sendall(str(daemon).encode())
         channel.recv(1)
         return 0

@@ -141,8 +141,6 @@ def resident(pid: int) -> int:
     return sum(process.memory_info().rss for process in [top, *top.children(recursive=True)])
 
 
-# Open fault: since claims hand jobs to slots themselves, one run in five waits longer than this test does (see issue 3).
-@pytest.mark.heavy
 def test_10_a_chord_whose_header_loses_every_process_once_has_its_body_run_once(desk: Desk, tmp_path: Path) -> None:
     desk.worker("-c", "3")
     desk.run(

@@ -46,6 +46,20 @@ def test_a_job_for_whose_sake_the_child_was_killed_gets_its_own_verdict_and_the_
     assert [(outcome.status, outcome.action) for outcome in outcomes] == [("HARD", ACK), ("RETURNED", RETURN)]
 
 
+@pytest.mark.parametrize("ran", [(), ("guilty",)], ids=["nothing ran", "one ran"])
+def test_a_job_that_had_ended_is_not_to_blame_where_another_ran(ran: tuple[str, ...]) -> None:
+    deliveries = [Delivery(tag, "toys", envelope("add", 1, 2), attempt=3) for tag in ("guilty", "ended")]
+    guilty, ended = bury(deliveries, {"guilty", "ended"}, TOYS, Death(evidence="signal 9", ran=ran), max_attempts=3)
+    assert guilty.action == Quarantine("signal 9; attempt 3 of 3")
+    assert ended.action == (RETURN if ran else guilty.action)
+
+
+def test_a_job_that_had_ended_and_may_not_be_repeated_is_lost() -> None:
+    delivery = Delivery("ended", "toys", envelope("add", 1, 2, requeue_if_lost=False))
+    (outcome,) = bury([delivery], {"ended", "guilty"}, TOYS, Death(evidence="signal 9", ran={"guilty"}), max_attempts=3)
+    assert (outcome.status, outcome.action) == ("LOST", ACK)
+
+
 def test_what_is_known_of_a_death_goes_with_the_message_into_the_quarantine() -> None:
     death = Death(evidence="signal 11", facts={"peak_memory": 5, "stack": "here"})
     (outcome,) = bury([Delivery("tag", "toys", envelope("add", 1, 2), attempt=3)], {"tag"}, TOYS, death, max_attempts=3)

@@ -22,7 +22,7 @@ def test_what_a_killed_process_had_started_is_known_to_its_parent() -> None:
         ring.mark("second", "job-2", 0, 3, 0.0)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert set(marks.started(1)) == {"first", "second"}
+    assert {tag: entry.runs for tag, entry in marks.started(1).items()} == {"first": False, "second": True}
     assert marks.started(0) == {}
     running = marks.running(1)[0]
     assert (running.tag, running.id, running.attempt) == ("second", "job-2", 3)
