@@ -1,5 +1,5 @@
-"""Which guard is against which pain, how it is taken out, and which test must then fail. Read by: guards. The numbers are those of the
-table in docs/explanation/how-reliability-is-tested.md; those with # are of the rivals' issues."""
+"""Which guard is against which pain, how it is taken out, and which test must then fail. Read by: guards. The numbers are those of
+the table in docs/explanation/how-reliability-is-tested.md; those with # are of the rivals' issues."""
 
 from __future__ import annotations
 
@@ -308,11 +308,8 @@ REMOVALS: tuple[Removal, ...] = (
         "#1408",
         "procrastinate: what a reaper that stalled had seen is returned when it wakes up",
         (
-            Edit(
-                f"{LUA}move.lua",
-                "if claim and redis.call('HEXISTS', KEYS[1], tag) == 1 then\n            redis.call('RPUSH', origin_of(claim), ARGV[n + 1])",
-                "if true then\n            redis.call('RPUSH', origin_of(claim or '0:q'), ARGV[n + 1])",
-            ),
+            Edit(f"{LUA}move.lua", "if claim and redis.call('HEXISTS', KEYS[1], tag) == 1 then", "if true then"),
+            Edit(f"{LUA}move.lua", "origin_of(claim)", "origin_of(claim or '0:q')"),
         ),
         (f"{OWNERSHIP}test_a_reaper_that_stalls_stops_nobody",),
     ),
