@@ -51,6 +51,7 @@ SETTLEMENT: Final = "settlement"
 LEASE: Final = "lease"
 
 _PATIENCE: Final = 0.25  # seconds between two looks at whether jobs end
+_HEAD_START: Final = 0.001  # seconds for which the loop leaves the interpreter to jobs that a claim has brought
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 2.0  # seconds between looks at a broker that is away
 _STABLE: Final = 10.0  # seconds after which a broker that came back counts as back
 
@@ -263,9 +264,13 @@ class Worker(Actor):
             self._return(admitted.jobs)
             raise
         by_place = self.capacity.sort(admitted.jobs)
-        with self._handing_over:
-            # Once polling has ended, the slots may be about to close: the jobs go through the loop, or back.
-            return by_place if ended.is_set() else self._submit(by_place, lambda executor: executor.takes_from_threads)
+        with self._board.head_start() as wait:
+            with self._handing_over:
+                # Once polling has ended, the slots may be about to close: the jobs go through the loop, or back.
+                left = by_place if ended.is_set() else self._submit(by_place, lambda executor: executor.takes_from_threads)
+            if by_place and not left and self._receiver.is_drained:
+                wait(_HEAD_START)
+        return left
 
     def _submit(self, by_place: Mapping[Place, Sequence[Job]], suits: Callable[[Executor], bool]) -> Mapping[Place, Sequence[Job]]:
         """Hand jobs to the executors that suit; what is left."""
