@@ -119,6 +119,12 @@ REMOVALS: tuple[Removal, ...] = (
     ),
     Removal(
         "7",
+        "claims that bring nothing to run stay small",
+        (Edit(CAPACITY, "max(self.look_ahead(place), self._fruitless)", "self.look_ahead(place)"),),
+        (f"{PAINS}test_7_a_flood_of_etas_is_parked_in_batches_and_what_follows_is_not_hoarded",),
+    ),
+    Removal(
+        "7",
         "tasks with an ETA begin at once",
         (Edit(ADMIT, "if job.due is not None and job.due > now:", "if False:"),),
         (f"{PAINS}test_7_a_flood_of_etas_stays_in_the_broker_and_is_on_time",),

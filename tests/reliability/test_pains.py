@@ -157,6 +157,19 @@ def test_7_a_flood_of_etas_stays_in_the_broker_and_is_on_time(desk: Desk) -> Non
     assert resident(node.pid) - before < 20 << 20
 
 
+def test_7_a_flood_of_etas_is_parked_in_batches_and_what_follows_is_not_hoarded(desk: Desk) -> None:
+    """By one at a time it takes minutes, and whatever was published after it waits as long."""
+    for _ in range(2):
+        desk.worker("-c", "1")
+    publish = "with pains.app.bulk_publish():\n    for _ in range(2000): pains.due.apply_async((0,), countdown=3600)\n"
+    desk.run(publish + "    pains.hold.delay(60)\n    for _ in range(40): pains.hold.delay(0.01)", task_publish_timeout=60)
+    desk.ledger.wait(40, within=30, event="finish")
+    assert len(desk.starts()) == 41, "the long one still runs"
+    assert len(desk.finishes()) == 40
+    assert desk.redis.client.zcard("jumpstarter.parked") == 2000
+    assert desk.redis.client.info("commandstats")["cmdstat_evalsha"]["calls"] < 1000
+
+
 def resident(pid: int) -> int:
     """Of the process and all below it, in bytes."""
     top = psutil.Process(pid)
