@@ -1,4 +1,4 @@
-"""Subscriptions to fanout exchanges on Redis. That they speak with Kombu is tried in compat/test_control.py and wire/test_control.py."""
+"""Subscriptions to fanout exchanges on Redis. That they speak with Kombu is tried in tests/compat and tests/wire."""
 
 from __future__ import annotations
 
