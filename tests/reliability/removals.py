@@ -196,12 +196,6 @@ REMOVALS: tuple[Removal, ...] = (
         (f"{LIMITS}test_racing_cancellations_never_hit_another_job",),
     ),
     Removal(
-        "19",
-        "a cancellation that comes when the job is over is not taken back",
-        (Edit(EXECUTE, "                _raise_in(threading.get_ident(), None)\n", "                pass\n"),),
-        ("tests/worker/test_execute.py",),
-    ),
-    Removal(
         "20",
         "nobody looks after hard limits",
         (Edit(WATCH, "if job.hard_limit and elapsed >= job.hard_limit:", "if False:"), _NO_NODE_LIMITS),
