@@ -234,8 +234,14 @@ REMOVALS: tuple[Removal, ...] = (
     ),
     Removal(
         "24",
-        "after an error a child gives back all that it holds",
-        (Edit(BROKER, 'claimant.epoch if claimant.doubtful else "", True', '0 if claimant.doubtful else "", True'),),
+        "claims end with the connection, as on RabbitMQ",
+        (
+            Edit(
+                LEASE,
+                "            self._troubled = False\n            self._on_trouble(None)\n",
+                "            self._troubled = False\n            [self._broker.release(name) for name in self._incarnations()]\n",
+            ),
+        ),
         (f"{PAINS}test_24_a_restarted_broker_repeats_nothing_that_still_runs",),
     ),
     Removal(

@@ -239,6 +239,7 @@ def test_24_a_restarted_broker_repeats_nothing_that_still_runs(desk: Desk) -> No
     desk.run("for _ in range(2): pains.hold.delay(6)")
     desk.ledger.wait(2, within=20, event="start")
     desk.redis.kill()
+    time.sleep(2.5)  # the node looks every second, and notices
     desk.redis.start()
     desk.ledger.wait(2, within=30, event="finish")
     eventually(desk.redis.at_rest, within=20, what="both are settled")
@@ -328,13 +329,14 @@ def test_32_probes_tell_a_worker_whose_broker_is_away_from_one_that_hangs(desk: 
 
 def test_a_node_of_the_same_name_does_not_revive_the_leases_of_a_dead_one(desk: Desk) -> None:
     """procrastinate#1518."""
-    node = desk.worker("-c", "1", "-n", "same@desk")
-    (task,) = desk.run("answer = [pains.hold.delay(4).id]")
+    # Longer than a start takes: the dead one's lease is alive when its namesake begins to renew.
+    node = desk.worker("-c", "1", "-n", "same@desk", worker_lease=6)
+    (task,) = desk.run("answer = [pains.hold.delay(2).id]")
     desk.ledger.wait(1, within=20, event="start")
     node.kill()
-    desk.worker("-c", "1", "-n", "same@desk")
-    desk.ledger.wait(2, within=20, event="start", id=task)
-    desk.ledger.wait(1, within=20, event="finish", id=task)
+    desk.worker("-c", "1", "-n", "same@desk", worker_lease=6)
+    desk.ledger.wait(2, within=30, event="start", id=task)
+    desk.ledger.wait(1, within=30, event="finish", id=task)
 
 
 def test_a_task_that_holds_the_interpreter_keeps_its_lease(desk: Desk) -> None:
