@@ -62,7 +62,7 @@ REMOVALS: tuple[Removal, ...] = (
     ),
     Removal(
         "2",
-        "a worker whose connection broke does not look for its wait list anew",
+        "a child whose connection broke waits for long before it connects again",
         (
             Edit(
                 "jumpstarter/brokers/redis/waiter.py",

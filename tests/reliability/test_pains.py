@@ -343,7 +343,7 @@ def test_a_task_that_holds_the_interpreter_keeps_its_lease(desk: Desk) -> None:
     """dramatiq#692."""
     for _ in range(2):
         desk.worker("-c", "1")
-    desk.run("pains.hold_interpreter.delay(7)")
+    desk.run("pains.hold_interpreter.delay(5)")
     desk.ledger.wait(1, within=30, event="finish")
     assert len(desk.starts()) == 1
 
