@@ -263,6 +263,7 @@ class Worker(Actor):
         except (BrokerUnavailable, ResultsUnavailable):
             self._return(admitted.jobs)
             raise
+        self.capacity.learn(len(deliveries), len(admitted.jobs))
         by_place = self.capacity.sort(admitted.jobs)
         with self._board.head_start() as wait:
             with self._handing_over:

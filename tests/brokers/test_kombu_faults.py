@@ -145,13 +145,19 @@ def follow(broker, got, by):
     return broker.settle([settlement(one, publish=[envelope(one.envelope.body, "r")]) for one in got], incarnation=by)
 
 
-def test_claims_whose_answer_is_cut_off_are_not_lost(rabbitmq_server, open_on):
+@contextlib.contextmanager
+def cut_off(rabbitmq_server, open_on):
+    """A broker whose answers can be cut off, another one's that cannot, and what waits in the queue."""
     publisher = open_on()
     sent = [b"%d" % number for number in range(30)]
     publisher.publish([envelope(body) for body in sent])
-    done = []
     with FaultyProxy(rabbitmq_server.port) as proxy:
-        broker = open_on(url=f"amqp://guest:guest@127.0.0.1:{proxy.port}//")
+        yield proxy, open_on(url=f"amqp://guest:guest@127.0.0.1:{proxy.port}//"), publisher, sent
+
+
+def test_claims_whose_answer_is_cut_off_are_not_lost(rabbitmq_server, open_on):
+    done = []
+    with cut_off(rabbitmq_server, open_on) as (proxy, broker, publisher, sent):
         for turn in range(200):
             with contextlib.suppress(BrokerUnavailable):
                 if not claim(broker, 1, by=f"idle{turn}", queues=["nothing"]):  # it is connected
@@ -168,12 +174,8 @@ def test_claims_whose_answer_is_cut_off_are_not_lost(rabbitmq_server, open_on):
 
 
 def test_settlements_whose_answer_is_cut_off_are_carried_out_once_or_not_at_all(rabbitmq_server, open_on):
-    publisher = open_on()
-    sent = [b"%d" % number for number in range(30)]
-    publisher.publish([envelope(body) for body in sent])
     followed = []
-    with FaultyProxy(rabbitmq_server.port) as proxy:
-        broker = open_on(url=f"amqp://guest:guest@127.0.0.1:{proxy.port}//")
+    with cut_off(rabbitmq_server, open_on) as (proxy, broker, publisher, sent):
         for turn in range(200):
             with contextlib.suppress(BrokerUnavailable):
                 got = claim(broker, 3)

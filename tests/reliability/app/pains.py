@@ -1,15 +1,19 @@
 """The application of the pains: tasks that note their starts and ends in a ledger outside the broker, and some that misbehave."""
 
+import ctypes
 import json
 import os
 import signal
+import sys
 import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import Pool, Process
+from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.worker.control import inspect_command
 
 app = Celery("pains", broker=os.environ["PAINS_BROKER"], backend=os.environ["PAINS_RESULTS"])
 app.conf.update(json.loads(os.environ.get("PAINS_SETTINGS", "{}")))
@@ -27,12 +31,26 @@ def note(event, task, **facts):
         os.close(file)
 
 
+def finished():
+    """How many tasks have ended, for a client that publishes no faster."""
+    ledger = Path(os.environ["PAINS_LEDGER"])
+    return ledger.read_bytes().count(b'"event": "finish"') if ledger.exists() else 0
+
+
 @app.task(bind=True, **LATE)
 def hold(self, seconds, ballast=""):
     note("start", self, size=len(ballast))
     time.sleep(seconds)
     note("finish", self)
     return len(ballast)
+
+
+@app.task(bind=True, **LATE)
+def hold_interpreter(self, seconds):
+    """In C, without letting go of the interpreter's lock."""
+    note("start", self)
+    ctypes.PyDLL(None).sleep(seconds)
+    note("finish", self)
 
 
 @app.task(bind=True)
@@ -102,6 +120,12 @@ def family(self, kind):
     note("start", self, grandchild=process.pid)
     process.join()
     return []
+
+
+@inspect_command()
+def loaded(state, name):
+    """Whether the node's process has imported a module."""
+    return name in sys.modules
 
 
 if os.environ.get("PAINS_LEASES"):  # a worker renews all leases thrice within the shortest
