@@ -144,6 +144,7 @@ def test_a_join_of_three_celery_tasks_fires_once_for_each_key_while_workers_and_
     # between writing and settling.
     assert store.progress("Report")["done"] == count
     assert store.counts("report").open == 0
+    assert client.keys("*report:parts:*") == [], "nothing has begun a second time"
     reports = Counter((tmp_path / "reports").read_text().splitlines())
     assert set(reports) == {f"{number} ['orders', 'prices', 'stock']" for number in range(count)}
     assert sum(reports.values()) - count <= crew.kills * 10
