@@ -119,18 +119,23 @@ async def _show(pipelines: Sequence[Pipeline]) -> None:
     is_terminal = sys.stderr.isatty()
     every = _ON_TERMINAL if is_terminal else _IN_LOG
     before = [0] * len(pipelines)
-    while True:
-        await anyio.sleep(every)
-        lines = []
-        for number, pipeline in enumerate(pipelines):
-            rate = (pipeline.report.done - before[number]) / every
-            before[number] = pipeline.report.done
-            lines.append((await anyio.to_thread.run_sync(look, pipeline, rate)).line())
-        if is_terminal:
-            # Each line anew, and the cursor back to the first one.
-            print("".join(f"\x1b[2K{line}\n" for line in lines) + f"\x1b[{len(lines)}A", end="", file=sys.stderr, flush=True)
-        else:
-            print("\n".join(lines), file=sys.stderr, flush=True)
+    below = ""
+    try:
+        while True:
+            await anyio.sleep(every)
+            lines = []
+            for number, pipeline in enumerate(pipelines):
+                rate = (pipeline.report.done - before[number]) / every
+                before[number] = pipeline.report.done
+                lines.append((await anyio.to_thread.run_sync(look, pipeline, rate)).line())
+            if is_terminal:
+                # Each line anew, and the cursor back to the first one.
+                print("".join(f"\x1b[2K{line}\n" for line in lines) + f"\x1b[{len(lines)}A", end="", file=sys.stderr, flush=True)
+                below = "\n" * len(lines)
+            else:
+                print("\n".join(lines), file=sys.stderr, flush=True)
+    finally:
+        print(below, end="", file=sys.stderr, flush=True)  # the report begins below
 
 
 def _status(pipelines: Sequence[type[Pipeline]], *, as_json: bool) -> int:

@@ -95,6 +95,8 @@ def test_the_progress_is_on_the_terminal_and_the_actors_can_be_looked_at(folder,
         finally:
             running.send_signal(signal.SIGINT)
         running.communicate(timeout=40)
+        rest = screen.read(1000).decode()
+    assert (shown + rest).endswith("\x1b[2A\r\n\r\n"), "the report begins below"
     assert "| requests 99" in shown
     assert "rows 4997/5000, resets in" in shown
     assert "\x1b[2A" in shown, "the next look is written over this one"
