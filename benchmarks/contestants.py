@@ -46,6 +46,8 @@ def install(library: str) -> Path:
     if library == "celery":
         return install_peer().python.parent
     if library == "ours":
+        # pip does this to what it installs, as to all others here: a process that compiles its own modules is larger and slower.
+        _run([sys.executable, "-m", "compileall", "-q", str(ROOT / "jumpstarter"), str(ROOT / "compat_celery")])
         return Path(sys.executable).parent
     folder = ROOT / ".cache" / f"peer-{library}"
     folder.parent.mkdir(exist_ok=True)

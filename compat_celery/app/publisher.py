@@ -68,6 +68,7 @@ REDIS_OPTIONS = {
     "priority_steps": "priority_steps",
     "sep": "sep",
     "exclusive": "exclusive",
+    "fanout_prefix": "fanout_prefix",
 }
 SQLITE_OPTIONS = {"synchronous": "synchronous"}
 AMQP_OPTIONS = {"consumer_timeout": "consumer_timeout", "exclusive": "exclusive"}

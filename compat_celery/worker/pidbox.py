@@ -7,19 +7,15 @@ workers theirs; it listens again when the broker is back.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any
-
-from kombu.exceptions import KombuError
 
 from compat_celery.utils.collections import AttributeDict
 from compat_celery.worker.consumer import Consumer
 from compat_celery.worker.control import Panel
+from compat_celery.worker.mail import Mail, mail_of
 from jumpstarter.worker.remote import Remote
 
 __all__ = ("Pidbox", "listen")
@@ -28,7 +24,6 @@ logger = logging.getLogger("celery.worker.pidbox")
 
 #: Seconds between two looks whether it should end, and between two attempts to connect.
 _LOOK = 0.5
-_FIRST_LOOK = 0.1
 _AGAIN = 2.0
 #: Seconds that a worker which starts waits for its mailbox.
 _START = 5.0
@@ -63,11 +58,11 @@ class Pidbox:
         self._thread.join(_END)
 
     def _serve(self) -> None:
+        mail = mail_of(self._app)
         while not self._must_end.is_set():
             try:
-                with self._app.connection_for_read() as connection:
-                    self._receive(connection)
-            except (OSError, KombuError, *self._connection_errors()) as error:
+                self._receive(mail)
+            except mail.errors as error:
                 if not self._must_end.is_set():
                     logger.warning("remote control of %s is cut off: %s", self.consumer.hostname, error)
                     self._must_end.wait(_AGAIN)
@@ -75,29 +70,15 @@ class Pidbox:
                 logger.exception("the mailbox of %s failed and is opened again", self.consumer.hostname)
                 self._must_end.wait(_AGAIN)
 
-    def _connection_errors(self) -> tuple[type[BaseException], ...]:
-        connection = self._app.connection_for_read()
-        return (*connection.connection_errors, *connection.channel_errors)
-
-    def _receive(self, connection: Any) -> None:
-        channel = connection.channel()
-        state = AttributeDict(app=self._app, hostname=self.consumer.hostname, consumer=self.consumer, tset=set)
-        node = self._app.control.mailbox.Node(self.consumer.hostname, handlers=Panel.data, state=state, channel=channel)
-        listener = node.listen(callback=partial(self._on_message, node))
-        listener.on_decode_error = self._on_decode_error
-        wait = _FIRST_LOOK
-        try:
+    def _receive(self, mail: Mail) -> None:
+        hostname = self.consumer.hostname
+        state = AttributeDict(app=self._app, hostname=hostname, consumer=self.consumer, tset=set, handlers=Panel.data)
+        with mail.open(self._app, state, self._on_command, self._on_fault) as wait:
+            self._is_open.set()
             while not self._must_end.is_set():
-                with contextlib.suppress(socket.timeout):
-                    connection.drain_events(timeout=wait)
-                # Not before: on Redis, Kombu subscribes when it looks for the first time, and what was said before is gone.
-                self._is_open.set()
-                wait = _LOOK
-        finally:
-            with contextlib.suppress(Exception):
-                listener.cancel()
+                wait(_LOOK)
 
-    def _on_message(self, node: Any, body: Any, message: Any) -> None:
+    def _on_command(self, node: Any, body: Any, message: Any) -> None:
         self._app.clock.forward()
         try:
             node.handle_message(body, message)
@@ -107,7 +88,5 @@ class Pidbox:
             # The client's command failed, not the mailbox.
             logger.exception("Control command error")
 
-    def _on_decode_error(self, message: Any, error: Exception) -> None:
+    def _on_fault(self, error: Exception) -> None:
         logger.error("a control message cannot be decoded and is dropped: %s", error)
-        with contextlib.suppress(Exception):
-            message.ack()

@@ -3,6 +3,7 @@ with a child where that makes the difference."""
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import redis
 
 from compat_celery import Celery, signals
 from compat_celery.app.control import flatten_reply
@@ -250,6 +252,42 @@ def node(app: Celery) -> Iterator[str]:
     program = Worker(app, hostname=f"n{uuid.uuid4().hex[:6]}@here", pool="prefork", concurrency=1, quiet=True)
     with embedded_worker(app, pool="prefork", concurrency=1, hostname=program.hostname, beside=partial(pidbox.listen, program)):
         yield program.hostname
+
+
+@pytest.mark.parametrize("options", [{"global_keyprefix": "shop:"}, {"fanout_prefix": "{db}-"}, {"fanout_prefix": False}], ids=str)
+def test_control_goes_where_the_settings_of_kombu_say(redis_app: Celery, options: Any) -> None:
+    redis_app.conf.broker_transport_options = options
+    with worker(redis_app) as started:
+        assert redis_app.control.ping(timeout=TIMEOUT, limit=1) == [{started.hostname: {"ok": "pong"}}]
+
+
+def test_a_mailbox_that_was_cut_off_opens_again(redis_app: Celery, redis_server: Any) -> None:
+    with worker(redis_app) as started, redis.Redis(port=redis_server.port) as client:
+        assert client.client_kill_filter(_type="pubsub") >= 1
+        ask = partial(redis_app.control.ping, [started.hostname], timeout=0.5)
+        assert eventually(ask, within=TIMEOUT, what="it answers again") == [{started.hostname: {"ok": "pong"}}]
+
+
+def test_replies_that_nobody_fetches_are_not_kept(redis_app: Celery, redis_server: Any) -> None:
+    """A client that died left its queue and its binding; pings of a thousand of them must not fill the server."""
+    with worker(redis_app), redis.Redis(port=redis_server.port) as client:
+        with redis_app.connection_for_write() as connection:
+            mailbox = redis_app.control.mailbox(connection)
+            for number in range(20):
+                mailbox._publish("ping", {}, reply_ticket=f"ticket {number}", timeout=1)
+        queue = f"{mailbox.oid}.{mailbox.reply_exchange.name}"
+        eventually(lambda: client.llen(queue) == 20, within=TIMEOUT, what="all were answered")
+        assert 0 < client.pttl(queue) <= 1000 * redis_app.conf.control_queue_expires
+
+
+def test_what_is_no_command_is_dropped(redis_app: Celery, redis_server: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with worker(redis_app) as started, redis.Redis(port=redis_server.port) as client:
+        pickled = {"body": "gARLAS4=", "headers": {}, "content-type": "application/x-python-serialize"}
+        pickled |= {"content-encoding": "binary", "properties": {"body_encoding": "base64"}}
+        for said in (b"garbage", b"[]", json.dumps(pickled).encode()):
+            assert client.publish("/0.celery.pidbox", said) == 1
+        assert redis_app.control.ping([started.hostname], timeout=TIMEOUT)
+    assert sum("cannot be decoded" in record.getMessage() for record in caplog.records) == 3
 
 
 def test_two_workers_of_one_name_are_noticed() -> None:

@@ -300,6 +300,14 @@ def test_32_probes_tell_a_worker_whose_broker_is_away_from_one_that_hangs(desk: 
 # What is ours alone.
 
 
+def test_a_node_does_without_redis_py(desk: Desk) -> None:
+    """It costs 13 MB, for TLS alone."""
+    desk.worker("-c", "2")
+    ask = "answer = list(pains.app.control.broadcast('loaded', {{'name': {!r}}}, reply=True, timeout=20, limit=1)[0].values())"
+    assert desk.run(ask.format("redis")) == [False]
+    assert desk.run(ask.format("compat_celery")) == [True]
+
+
 @pytest.mark.heavy
 def test_strict_early_ack_never_repeats_a_task_that_had_begun(desk: Desk) -> None:
     rounds = normal(4, 50)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from jumpstarter._redis import Argument, Command, LinkDown, Links, on_fork, parse_address, results_script
 from jumpstarter.abc.broker import Broker, Reaped
 from jumpstarter.brokers.redis import layout
+from jumpstarter.brokers.redis.exchanges import Subscription, fanout_channel
 from jumpstarter.brokers.redis.layout import Keys
 from jumpstarter.brokers.redis.publisher import Publisher
 from jumpstarter.brokers.redis.quarantine import Quarantine as Resting
@@ -98,6 +99,7 @@ class RedisBroker(Broker):
     :param timeout: seconds after which a server that does not answer counts as unavailable.
     :param ssl: Celery's ``broker_use_ssl``: True, or a mapping of ``ssl_…`` options.
     :param exclusive: see :attr:`jumpstarter.abc.broker.Broker.exclusive`.
+    :param fanout_prefix: Kombu's: what stands before the channel of a fanout exchange; True for ``/{db}.``.
     :raises ConfigurationError: one of these cannot be used.
     """
 
@@ -112,6 +114,7 @@ class RedisBroker(Broker):
         timeout: float = 5.0,
         ssl: bool | Mapping[str, Any] | None = None,
         exclusive: bool = False,
+        fanout_prefix: bool | str = True,
     ) -> None:
         for name, value in (("visibility_timeout", visibility_timeout), ("timeout", timeout)):
             if not value > 0:
@@ -121,6 +124,7 @@ class RedisBroker(Broker):
         self.url = address.url
         self._database = address.database
         self.exclusive = exclusive
+        self._fanout_prefix = fanout_prefix
         self._timeout = timeout
         self._visibility_timeout = visibility_timeout
         self._keys = Keys(key_prefix, priority_steps, sep)
@@ -183,6 +187,28 @@ class RedisBroker(Broker):
         tables = (self._keys.binding(exchange), self._keys.permanent_binding(exchange))
         self._links.ask([["SADD", table, member] for table in tables])
         self._bound.add(binding)
+
+    # Kombu's exchanges, for remote control
+
+    def listen(self, exchange: str) -> Subscription:
+        """What is said on a fanout exchange from now on."""
+        prefix, key_prefix = self._fanout_prefix, self._keys.prefix
+        return Subscription(self._links, fanout_channel(exchange, database=self._database, prefix=prefix, key_prefix=key_prefix))
+
+    def answer(self, envelope: Envelope, *, ttl: float) -> int:
+        """Send to all queues that are bound to the envelope's exchange for its routing key, which may be none; answers how many.
+
+        :param ttl: seconds after which a queue is dropped in which nobody has looked since: those of clients that died would be
+            kept for ever.
+        """
+        queues = self._routes(envelope.exchange, envelope.routing_key, {})
+        lists = [(self._keys.list_of(queue, envelope.priority), layout.encode(envelope)) for queue in queues]
+        commands: list[Command] = []
+        for target, raw in lists:
+            commands += [["LPUSH", target, raw], ["PEXPIRE", target, int(ttl * 1000)]]
+        if commands:
+            self._links.ask(commands)
+        return len(queues)
 
     # Claiming
 

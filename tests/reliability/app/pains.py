@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +11,7 @@ from multiprocessing import Pool, Process
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.worker.control import inspect_command
 
 app = Celery("pains", broker=os.environ["PAINS_BROKER"], backend=os.environ["PAINS_RESULTS"])
 app.conf.update(json.loads(os.environ.get("PAINS_SETTINGS", "{}")))
@@ -102,6 +104,12 @@ def family(self, kind):
     note("start", self, grandchild=process.pid)
     process.join()
     return []
+
+
+@inspect_command()
+def loaded(state, name):
+    """Whether the node's process has imported a module."""
+    return name in sys.modules
 
 
 if os.environ.get("PAINS_LEASES"):  # a worker renews all leases thrice within the shortest
