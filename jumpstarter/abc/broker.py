@@ -180,6 +180,12 @@ class Broker(ABC):
     def drop_quarantined(self, ids: Sequence[str]) -> int:
         """Forget these messages for ever; answer how many were found."""
 
+    def open_reply_queue(self, queue: str, *, expires: float | None) -> None:  # noqa: B027 - a queue is but a name in most brokers
+        """Have a queue for replies to one process: from now on it takes messages that are not ``mandatory``.
+
+        :param expires: seconds of nobody's interest after which the server drops it; None: never.
+        """
+
     @abstractmethod
     def ping(self) -> None:
         """Return when the server answers, or raise :class:`BrokerUnavailable`."""

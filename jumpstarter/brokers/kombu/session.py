@@ -97,6 +97,7 @@ class _Publish:
     queue: str
     properties: bytes
     body: bytes
+    mandatory: bool = True
 
 
 class Session:
@@ -404,7 +405,7 @@ class Session:
         frame_max = self.link.frame_max
         frames = []
         for one in publishes:
-            frames.append(wire.publish(WORK, one.exchange, one.routing_key))
+            frames.append(wire.publish(WORK, one.exchange, one.routing_key, mandatory=one.mandatory))
             frames.append(wire.content(WORK, one.properties, one.body, frame_max))
         self.link.send(*frames, *acks, wire.commit(WORK))
         self._commits += 1
@@ -593,7 +594,7 @@ class Session:
 
     def _publish(self, envelope: Envelope) -> _Publish:
         properties, (exchange, routing_key) = self._broker.prepare(self.link, envelope)
-        return _Publish(exchange, routing_key, envelope.queue, properties, envelope.body)
+        return _Publish(exchange, routing_key, envelope.queue, properties, envelope.body, envelope.mandatory)
 
     def _act(self, action: Action, claim: Claim) -> list[_Publish] | None:
         """What is published in the place of the message; None to reject it."""
