@@ -30,7 +30,7 @@ from jumpstarter.abc.executor import Executor
 from jumpstarter.actors import Actor, DedicatedThread, loop, resource, task, timer
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import BrokerUnavailable, ResultsUnavailable
-from jumpstarter.jobs import ACK, RETURN, Job, Outcome, Place, Settlement
+from jumpstarter.jobs import RETURN, Job, Outcome, Place
 from jumpstarter.worker.admit import admit
 from jumpstarter.worker.bell import Bell
 from jumpstarter.worker.capacity import Capacity
@@ -128,7 +128,7 @@ class Worker(Actor):
         self._admitted: deque[Sequence[Job]] = deque()
         self._board = SlotBoard(options, self.post)
         self.executor: Executor = parts.make_executor(self.runner.run, self.settlement.put, partial(self._slot_changed, "slot"))
-        self.executor.call_with_last(self.settlement.put_last)
+        self.executor.call_by_backlog(self.settlement.put_amid, self.settlement.put_last)
         #: By the kind of their slots; the loop's joins when the worker starts.
         self.executors: dict[Place, Executor] = {"slot": self.executor}
         if options.threads:
@@ -435,7 +435,7 @@ class Worker(Actor):
             self.retire()
 
     def _ack_now(self, job: Job) -> bool:
-        return self.broker.settle([Settlement(job.delivery, ACK)], incarnation=self.incarnation)[0] is True
+        return self.broker.ack(job.delivery, incarnation=self.incarnation)
 
     def _return(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
