@@ -35,9 +35,8 @@ class Executor(ABC):
         self._on_low = call  # first: a slot that sees the mark must find what to call
         self._low_water = backlog
 
-    def call_by_backlog(self, amid: OnOutcome, last: OnOutcome) -> None:  # noqa: B027 - most slots have no such moments
-        """Give an outcome to ``amid`` instead when another job waits for its slot, and to ``last`` when none does. For executors
-        whose slots may wait."""
+    def call_with_last(self, call: OnOutcome) -> None:  # noqa: B027 - most slots have no such moment
+        """Give an outcome to ``call`` instead when its slot has nothing else to do. For executors whose slots may wait."""
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> None:

@@ -33,8 +33,8 @@ class _SlotExecutor(Executor):
         #: How often each slot was given to another thread; a thread that finds a newer number than its own has lost the slot.
         self._turns = [0] * slots
 
-    def call_by_backlog(self, amid: OnOutcome, last: OnOutcome) -> None:
-        self._on_outcome, self._on_last = amid, last
+    def call_with_last(self, call: OnOutcome) -> None:
+        self._on_last = call
 
     def submit(self, jobs: Sequence[Job]) -> None:
         put = self._jobs.put

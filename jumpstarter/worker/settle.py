@@ -48,11 +48,14 @@ class Settler:
         on_trouble: OnTrouble,
         on_parked: Callable[[], None] | None = None,
         on_settled: Callable[[Sequence[Outcome]], None] | None = None,
+        more_come: Callable[[], bool] = lambda: False,
         patience: float = 30.0,
     ) -> None:
         """:param results: None when nothing stores results.
         :param on_parked: called when messages were parked, so that whoever promotes them can look when the next one is due.
         :param on_settled: called with each batch that is settled.
+        :param more_come: whether jobs wait for a slot, so that more outcomes are on their way: those that come soon are settled
+            together.
         :param patience: seconds that leaving the context manager goes on trying while a server is away.
         """
         self._broker = broker
@@ -61,12 +64,12 @@ class Settler:
         self._on_trouble = on_trouble
         self._on_parked = on_parked
         self._on_settled = on_settled
+        self._more_come = more_come
         self._patience = patience
         # With results elsewhere: joins that outcomes on their way complete (by the outcome's id), and those that are done with.
         self._completing: dict[int, str] = {}
         self._to_close: list[str] = []
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
-        self._more_come = False
         self._give_up = threading.Event()
         self._busy = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="settle", daemon=True)
@@ -105,8 +108,7 @@ class Settler:
                 self._settle_patiently(batch)
             if self._on_settled is not None:
                 self._on_settled(batch)
-            if self._more_come and self._outcomes.qsize() < _BATCH:
-                self._more_come = False
+            if self._outcomes.qsize() < _BATCH and self._more_come():
                 time.sleep(_PAUSE)
 
     def _take(self, most: int) -> list[Outcome]:
@@ -122,11 +124,6 @@ class Settler:
                 break
             taken.append(outcome)
         return taken
-
-    def put_amid(self, outcome: Outcome) -> None:
-        """Take an outcome from a thread that has more to do. It may wait for others, for 3 ms at most."""
-        self._more_come = True
-        self._outcomes.put(outcome)
 
     def put_last(self, outcome: Outcome) -> None:
         """Take an outcome from a thread that has nothing else to do, and settle it there, with the few that may wait, if nothing
@@ -200,9 +197,10 @@ class Settler:
             )
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
-        outcomes = [outcome for outcome in outcomes if not _is_settled(outcome)]
-        if not outcomes:
-            return
+        if self._broker.acks_at_start:
+            outcomes = [outcome for outcome in outcomes if not _is_settled(outcome)]
+            if not outcomes:
+                return
         self._completing.clear()
         settlements = self._together(outcomes) if self._are_together else self._apart(outcomes)
         answers = self._broker.settle(settlements, incarnation=self._incarnation)

@@ -113,6 +113,7 @@ class Worker(Actor):
             on_trouble=self._settling_troubled,
             on_parked=on_parked or self._look,
             on_settled=self._settled,
+            more_come=lambda: self.executor.backlog > 0,
         )
         self.watch = Watch(parts.application, self.runner, settle=self.settlement.put, on_step=self._stepped)
         self._receiver = Receiver(parts.broker, incarnation, options)
@@ -128,7 +129,7 @@ class Worker(Actor):
         self._admitted: deque[Sequence[Job]] = deque()
         self._board = SlotBoard(options, self.post)
         self.executor: Executor = parts.make_executor(self.runner.run, self.settlement.put, partial(self._slot_changed, "slot"))
-        self.executor.call_by_backlog(self.settlement.put_amid, self.settlement.put_last)
+        self.executor.call_with_last(self.settlement.put_last)
         #: By the kind of their slots; the loop's joins when the worker starts.
         self.executors: dict[Place, Executor] = {"slot": self.executor}
         if options.threads:

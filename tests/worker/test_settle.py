@@ -31,7 +31,7 @@ def test_each_outcome_of_a_batch_has_its_own_documents(broker: Broker, results: 
     assert broker.depth("toys") == 1
 
 
-@pytest.mark.parametrize("put", ["put", "put_amid", "put_last"])
+@pytest.mark.parametrize("put", ["put", "put_last"])
 def test_whoever_wants_to_know_is_told_of_what_is_settled(broker: Broker, results: Results, put: str) -> None:
     broker.publish([envelope("add", 1, 2)])
     (delivery,) = broker.claim(["toys"], 1, incarnation="worker", lease=30)
@@ -60,9 +60,9 @@ def test_a_slot_that_has_nothing_else_to_do_settles_what_waits_as_well(broker: B
             may_end.wait(60)
 
     with Settler(broker, results, "worker", on_trouble=lambda _: None, on_settled=on_settled) as settler:
-        settler.put_amid(outcomes[0])
+        settler.put(outcomes[0])
         assert has_begun.wait(60)
-        settler.put_amid(outcomes[1])
+        settler.put(outcomes[1])
         settler.put_last(outcomes[2])
         here = [batch for name, batch in told if name == threading.main_thread().name]
         may_end.set()
@@ -83,7 +83,10 @@ def test_what_was_acked_before_it_began_and_left_nothing_to_do_is_told_of_and_no
     with Settler(broker, results, "worker", on_trouble=lambda _: None, on_settled=told.extend) as settler:
         settler.put(storing)
     assert results.get(["one"]) == [b"1"]
-    monkeypatch.setattr(broker, "settle", None)
+    asked: list[object] = []
+    monkeypatch.setattr(broker, "acks_at_start", True)
+    monkeypatch.setattr(broker, "settle", lambda settlements, **_: asked.append(settlements) or [True])
     with Settler(broker, results, "worker", on_trouble=lambda _: None, on_settled=told.extend) as settler:
         settler.put(plain)
     assert told == [storing, plain]
+    assert asked == []
