@@ -30,6 +30,8 @@ class Envelope:
     :ivar routing_key: recorded in ``delivery_info``; the queue's name when empty.
     :ivar priority: 0 … 9. On Redis and in Kombu's layout 0 is served first.
     :ivar due: wall time in seconds before which no worker may start it; None for at once. The broker keeps it until then.
+    :ivar mandatory: False: nobody is wronged when it is dropped because its queue is not there (any more), and no queue is made
+        for it. Brokers in which a queue is but a name keep it all the same.
     """
 
     queue: str
@@ -42,6 +44,7 @@ class Envelope:
     routing_key: str = ""
     priority: int = 0
     due: float | None = None
+    mandatory: bool = True
 
 
 @dataclass(slots=True, eq=False)

@@ -19,6 +19,7 @@ BACKEND_ALIASES = {
     "file": "compat_celery.backends.filesystem:FilesystemBackend",
     "memory": "compat_celery.backends.memory:MemoryBackend",
     "redis": "compat_celery.backends.redis:RedisBackend",
+    "rpc": "compat_celery.backends.rpc:RPCBackend",
     "rediss": "compat_celery.backends.redis:RedisBackend",
     "socket": "compat_celery.backends.redis:RedisBackend",
     "sqlite": "compat_celery.backends.sqlite:SQLiteBackend",
@@ -42,7 +43,6 @@ _CELERYS_OWN = frozenset(
         "gs",
         "mongodb",
         "riak",
-        "rpc",
         "s3",
         "sentinel",
     }
@@ -50,7 +50,7 @@ _CELERYS_OWN = frozenset(
 
 _SUPPORTED = (
     "redis://…, rediss://…, redis+socket://…, sqlite:///…, memory://, cache+memory://, "
-    "cache+memcached://…, db+postgresql://…, file:///folder and disabled"
+    "cache+memcached://…, db+postgresql://…, file:///folder, rpc:// and disabled"
 )
 
 

@@ -1144,13 +1144,14 @@ class Celery:
     @property
     def thread_oid(self) -> str:
         """A name for this app in this thread: where replies to its calls would go."""
-        try:
-            return self._local.oid  # type: ignore[no-any-return] # set below
-        except AttributeError:
-            # Celery makes it of the machine, the process, the thread and this object; a random one is as unlike others.
-            made: str = uuid()
-            self._local.oid = made
-            return made
+        process = os.getpid()
+        known = getattr(self._local, "oid", None)
+        if known is not None and known[0] == process:
+            return str(known[1])
+        # Celery makes it of the machine, the process, the thread and this object; a random one is as unlike others.
+        made: str = uuid()
+        self._local.oid = process, made
+        return made
 
     @cached_property
     def clock(self) -> Any:

@@ -49,17 +49,6 @@ def queues_of(app: Any, only: Iterable[str] | None = None, exclude: Iterable[str
     return left
 
 
-def without_effect(app: Any) -> dict[str, list[str]]:
-    """Options that tasks set and this version does not honour yet, with the tasks' names: a worker that ignores a limit must
-    say so."""
-    found: dict[str, list[str]] = {}
-    for name in tasks_of(app):
-        for option in ("rate_limit",):
-            if getattr(app.tasks[name], option, None):
-                found.setdefault(option, []).append(name)
-    return found
-
-
 def shortest_lease(app: Any) -> float | None:
     """The shortest lease that a task or a queue asks for, in seconds."""
     leases = [getattr(task, "lease", None) for task in app.tasks.values()]
@@ -203,8 +192,6 @@ class Worker:
             logger.warning("purge: %d message(s) dropped", sum(broker.purge(queue) for queue in options.queues))
         if not self.quiet:
             self._say_hello(options, broker.url)
-        for option, names in without_effect(app).items():
-            logger.warning("not in effect yet: %s of %s", option, ", ".join(names))
         for warning in getattr(broker, "durability_warnings", list)():
             logger.warning("%s", warning)
         return NodeSetup(

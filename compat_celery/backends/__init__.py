@@ -8,6 +8,7 @@ native      the backend over Jumpstarter's own results stores, which the next th
 redis       ``redis://``, ``rediss://``, ``redis+socket://``
 sqlite      ``sqlite:///path``
 memory      ``memory://``, for one process
+rpc         ``rpc://``: messages to who called; ``replies`` is the mailbox of a process
 cache       ``cache+memory://``, the same by Celery's name, and
 memcached   ``cache+memcached://host:port``
 database    ``db+postgresql://…``, by SQLAlchemy, in Celery's tables

@@ -9,7 +9,7 @@ settle).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -278,11 +278,11 @@ class NativeBackend(KeyValueStoreBackend):
                 yield task_id, cached
             else:
                 pending[self.get_key_for_task(task_id)] = task_id
-        unready: dict[str, bytes] = {}
+        unready: dict[str, Any] = {}
         pause = _PAUSE
         while pending:
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            found = self._ensure_retryable(self.results.wait, list(pending), _shorter(left, interval if on_interval else None))
+            found = self._ensure_retryable(self._wait_for_any, list(pending), _shorter(left, interval if on_interval else None))
             news = {key: body for key, body in found.items() if unready.get(key) != body}
             for key, body in news.items():
                 meta = self.decode_result(body)
@@ -301,6 +301,10 @@ class NativeBackend(KeyValueStoreBackend):
             if found:
                 pause = _PAUSE if news else min(pause * 2, _LONGEST_PAUSE)
                 time.sleep(_shorter(pause, None if deadline is None else max(deadline - time.monotonic(), 0.0)) or 0.0)
+
+    def _wait_for_any(self, keys: Sequence[str], timeout: float | None) -> Mapping[str, Any]:
+        """Those documents that are there, by key, once there is any; nothing after ``timeout`` seconds."""
+        return self.results.wait(keys, timeout)
 
     # Chords.
 

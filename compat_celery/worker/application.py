@@ -28,8 +28,10 @@ from compat_celery.app.task import Context
 from compat_celery.app.tickets import is_body_ticket
 from compat_celery.exceptions import CanvasExpired, ImproperlyConfigured, NotRegistered, Reject, TaskRevokedError
 from compat_celery.utils.serialization import jsonify
+from compat_celery.utils.time import rate
 from compat_celery.worker import revocations
 from compat_celery.worker import state as worker_state
+from compat_celery.worker.rates import Away, Rates
 from compat_celery.worker.request import Request, request_of
 from compat_celery.worker.verdicts import REDELIVERED, again, verdict
 from jumpstarter.clock import SYSTEM_CLOCK
@@ -57,6 +59,8 @@ class CeleryApplication:
         self.name = app.main or "celery"
         self._handlers: dict[str, TaskHandler] = {}
         self.learn_tasks()
+        self.rates = Rates({name: rate_of(task) for name, task in app.tasks.items()})
+        self._obeys_rates = not app.conf.worker_disable_rate_limits
         self.accept: frozenset[str] = frozenset(prepare_accept_content(app.conf.accept_content))
         self.naive_zone: tzinfo = UTC if app.conf.enable_utc else app.timezone
         self._parks_unknown = unknown_tasks(app.conf) == "park"
@@ -106,9 +110,14 @@ class CeleryApplication:
         return job
 
     def _tell_received(self, job: Job) -> None:
-        """Tell of a job when it comes to run: one that is due later is parked, and received again then."""
+        """Tell of a job when it comes to run: one that is due later, or comes too often, is parked and received again."""
         if job.due is not None and job.due > SYSTEM_CLOCK.now():
             return
+        if self.throttles and self.rates.per_second(job.name):
+            return  # told when it has its turn
+        self._tell(job)
+
+    def _tell(self, job: Job) -> None:
         headers = job.context.headers
         facts = {
             "id": job.id,
@@ -206,6 +215,21 @@ class CeleryApplication:
         error = TaskRevokedError("revoked")
         return self._fail(job.delivery, job, head, error, ACK, task.backend, state=states.REVOKED)
 
+    @property
+    def throttles(self) -> bool:
+        """See the port."""
+        return self._obeys_rates and self.rates.any
+
+    def turn(self, job: Job, *, may_wait: bool) -> float | Outcome:
+        if self.bars and (barred := self.bar(job)) is not None:
+            return barred  # what never starts takes nobody's turn
+        answer = self.rates.ask(job.name, may_wait=may_wait)
+        if isinstance(answer, Away):
+            return Outcome(job.delivery, job, "PARKED", Park(SYSTEM_CLOCK.now() + answer.seconds))
+        if self.rates.per_second(job.name):
+            self._tell(job)
+        return answer.seconds
+
     def note(self, notice: str) -> None:
         match json.loads(notice):
             case {"revoke": list(ids)}:
@@ -217,6 +241,10 @@ class CeleryApplication:
             case {"time_limit": [str(name), soft, hard]}:
                 task = self.app.tasks[name]
                 task.soft_time_limit, task.time_limit = soft, hard
+            case {"rate_limit": [str(name), limit]}:
+                # In memory that all processes share, so that also those know it that are started later.
+                self.app.tasks[name].rate_limit = limit
+                self.rates.limit(name, rate(limit))
             case other:
                 logger.warning("a notice was not understood: %r", other)
 
@@ -445,6 +473,19 @@ def runs_in(task: Any) -> Place:
     if executor not in (None, "pool", "thread"):
         raise ImproperlyConfigured(f"task {task.name}: executor must be 'pool' or 'thread', not {executor!r}")
     return "thread" if executor == "thread" else "slot"
+
+
+def rate_of(task: Any) -> float:
+    """How often a task may start, per second; 0: as often as it likes.
+
+    :raises ImproperlyConfigured: its ``rate_limit`` cannot be understood.
+    """
+    try:
+        return rate(task.rate_limit)
+    except (TypeError, ValueError, KeyError):
+        raise ImproperlyConfigured(
+            f"task {task.name}: rate_limit must be a number per second or one like '10/s', '10/m', '10/h', not {task.rate_limit!r}"
+        ) from None
 
 
 def unknown_tasks(conf: Any) -> str:

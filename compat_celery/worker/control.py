@@ -290,12 +290,17 @@ def rate_limit(state: Any, task_name: str, rate_limit: Any, **_: Any) -> Any:
     """Change a task's rate limit."""
     try:
         rate(rate_limit)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         return nok(f"Invalid rate limit string: {error!r}")
     if task_name not in state.app.tasks:
         logger.error("Rate limit attempt for unknown task %s", task_name)
         return nok("unknown task")
-    return nok("rate limits are not in effect in this version of Jumpstarter")
+    state.consumer.tell({"rate_limit": [task_name, rate_limit]})
+    if not rate_limit:
+        logger.info("Tasks of type %s may start as often as they like", task_name)
+        return ok("rate limit disabled successfully")
+    logger.info("New rate limit for tasks of type %s: %s.", task_name, rate_limit)
+    return ok("new rate limit set successfully")
 
 
 # The worker.

@@ -20,6 +20,11 @@ class Application(Protocol):
     bars: bool
 
     @property
+    def throttles(self) -> bool:
+        """Whether some jobs may start only so often: only then :meth:`turn` is asked about each that was claimed."""
+        ...
+
+    @property
     def handlers(self) -> Mapping[str, Handler]:
         """Every task by its name."""
         ...
@@ -56,6 +61,14 @@ class Application(Protocol):
 
     def bar(self, job: Job) -> Outcome | None:
         """What comes of a job that may not start (somebody revoked it), or None when it may. From any thread."""
+        ...
+
+    def turn(self, job: Job, *, may_wait: bool) -> float | Outcome:
+        """When a job that was claimed may start: in so many seconds (0: now), which is its turn and nobody else's; or what comes of
+        it instead, most likely that it is parked until it may try again. From any thread.
+
+        :param may_wait: False when this process holds back enough of such jobs already: then the seconds are 0, or there are none.
+        """
         ...
 
     def note(self, notice: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from jumpstarter.jobs import Completed, Delivery, Envelope, Quarantined, Settlement
+from jumpstarter.jobs import ACK, Completed, Delivery, Envelope, Quarantined, Settlement
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,10 @@ class Broker(ABC):
         another worker owns the message by now and nothing was done, :class:`Completed` where its part was the last of a join and
         nothing but the counting was done."""
 
+    def ack(self, delivery: Delivery, *, incarnation: str) -> bool:
+        """Ack this message alone, for a job that begins now; False where another worker owns it by now."""
+        return self.settle([Settlement(delivery, ACK)], incarnation=incarnation)[0] is True
+
     @abstractmethod
     def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:
         """Return these claims to their queues after ``lease`` seconds of the incarnation's silence, whatever the length of its
@@ -179,6 +183,12 @@ class Broker(ABC):
     @abstractmethod
     def drop_quarantined(self, ids: Sequence[str]) -> int:
         """Forget these messages for ever; answer how many were found."""
+
+    def open_reply_queue(self, queue: str, *, expires: float | None) -> None:  # noqa: B027 - a queue is but a name in most brokers
+        """Have a queue for replies to one process: from now on it takes messages that are not ``mandatory``.
+
+        :param expires: seconds of nobody's interest after which the server drops it; None: never.
+        """
 
     @abstractmethod
     def ping(self) -> None:

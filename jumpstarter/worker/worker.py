@@ -30,11 +30,12 @@ from jumpstarter.abc.executor import Executor
 from jumpstarter.actors import Actor, DedicatedThread, loop, resource, task, timer
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import BrokerUnavailable, ResultsUnavailable
-from jumpstarter.jobs import ACK, RETURN, Job, Outcome, Place, Settlement
+from jumpstarter.jobs import RETURN, Job, Outcome, Place
 from jumpstarter.worker.admit import admit
 from jumpstarter.worker.bell import Bell
 from jumpstarter.worker.capacity import Capacity
 from jumpstarter.worker.execute import Runner
+from jumpstarter.worker.held import Held
 from jumpstarter.worker.lease import LeaseKeeper
 from jumpstarter.worker.marks import Ring
 from jumpstarter.worker.options import WorkerOptions
@@ -112,10 +113,13 @@ class Worker(Actor):
             on_trouble=self._settling_troubled,
             on_parked=on_parked or self._look,
             on_settled=self._settled,
+            more_come=lambda: self.executor.backlog > 0,
         )
         self.watch = Watch(parts.application, self.runner, settle=self.settlement.put, on_step=self._stepped)
         self._receiver = Receiver(parts.broker, incarnation, options)
         self._bell = Bell()
+        self.held = Held()
+        self._held_bell = Bell()
         self._polling_ended = threading.Event()
         self._handing_over = threading.Lock()
         self._retry = _FIRST_RETRY
@@ -201,13 +205,14 @@ class Worker(Actor):
     async def capacity(self) -> AsyncIterator[Capacity]:
         """The slots. Leaving it waits until the jobs that run are done."""
         self._bell.open()
+        self._held_bell.open()
         async with anyio.create_task_group() as group:
             self.executors["loop"] = self._parts.make_loop_executor(
                 self.options.loop_slots, self.runner.arun, self._done_beside, partial(self._slot_changed, "loop"), group
             )
             capacity = Capacity(self.options, self.runner, self.executors, self.settlement)
             yield capacity
-            self._return(capacity.withdraw())
+            self._return([*capacity.withdraw(), *self.held.withdraw()])
             with anyio.CancelScope(shield=True):
                 group.start_soon(self._watch_the_last)
                 while not capacity.is_idle:
@@ -264,7 +269,8 @@ class Worker(Actor):
             self._return(admitted.jobs)
             raise
         self.capacity.learn(len(deliveries), len(admitted.jobs))
-        by_place = self.capacity.sort(admitted.jobs)
+        jobs = self._in_turn(admitted.jobs) if self.application.throttles else admitted.jobs
+        by_place = self.capacity.sort(jobs)
         with self._board.head_start() as wait:
             with self._handing_over:
                 # Once polling has ended, the slots may be about to close: the jobs go through the loop, or back.
@@ -283,6 +289,34 @@ class Worker(Actor):
             else:
                 left[place] = jobs
         return left
+
+    def _in_turn(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Those that may start now. Others are held back, or settled with what else comes of them."""
+        now = []
+        for job in jobs:
+            place = self.capacity.place_of(job)
+            # As many as its slots can have started by the time when they may: the rest is for other processes, and for later.
+            most = self.executors[place].slots + self.capacity.look_ahead(place)
+            verdict = self.application.turn(job, may_wait=self.held.count(job.name) < most)
+            if isinstance(verdict, Outcome):
+                job.returned = True
+                self.settlement.put(verdict)
+            elif verdict > 0:
+                self.held.add(job, verdict)
+                self._held_bell.ring()
+            else:
+                now.append(job)
+        return now
+
+    @task(during="started")
+    async def let_held_jobs_start(self) -> None:
+        """Give each job that is held back to its slots when its turn has come."""
+        while True:
+            with anyio.move_on_after(self.held.seconds):
+                await self._held_bell.wait()
+            if jobs := self.held.due():
+                with self._handing_over:  # the thread that claims hands jobs over as well
+                    self._submit(self.capacity.sort(jobs), lambda _executor: True)
 
     def _end_polling(self, ended: threading.Event) -> None:
         with self._handing_over:
@@ -360,7 +394,8 @@ class Worker(Actor):
     @property
     def waiting(self) -> list[Job]:
         """The jobs that were claimed and are not started."""
-        return [job for jobs in list(self._admitted) for job in jobs if not (job.started or job.returned)]
+        admitted = [job for jobs in list(self._admitted) for job in jobs if not (job.started or job.returned)]
+        return [*admitted, *self.held.jobs]
 
     def _hear(self, *, look: bool = False) -> None:
         """Take note of what was said by the broker."""
@@ -401,7 +436,7 @@ class Worker(Actor):
             self.retire()
 
     def _ack_now(self, job: Job) -> bool:
-        return self.broker.settle([Settlement(job.delivery, ACK)], incarnation=self.incarnation)[0] is True
+        return self.broker.ack(job.delivery, incarnation=self.incarnation)
 
     def _return(self, jobs: Iterable[Job]) -> None:
         for job in jobs:

@@ -272,6 +272,45 @@ def test_consuming_goes_on_after_the_server_was_frozen_for_five_seconds(rabbitmq
 # The server is short of memory
 
 
+class Cut:
+    """A socket whose next send waits, and then fails."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self.has_begun, self.may_fail = threading.Event(), threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+    def send(self, _data):
+        self.has_begun.set()
+        assert self.may_fail.wait(PATIENCE)
+        raise ConnectionResetError("cut")
+
+
+def test_a_send_that_fails_while_others_are_about_to_send_fails_for_all(broker):
+    """Each has what the other one waits for, unless the first lets go before it tells of its failure."""
+    broker.publish([envelope(b"1")])
+    (one,) = claim(broker)
+    link = broker._sessions["a"].link
+    link._sock = cut = Cut(link._sock)
+
+    def ack():
+        with contextlib.suppress(BrokerUnavailable), link.cond:
+            cut.may_fail.set()
+            broker.ack(one, incarnation="a")
+
+    threads = [threading.Thread(target=call, daemon=True) for call in (lambda: link.send(b"beat"), ack)]
+    threads[0].start()
+    assert cut.has_begun.wait(PATIENCE)
+    threads[1].start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert link.failure is not None
+    assert bodies([next_one(broker)]) == [b"1"]
+
+
 def test_under_a_memory_alarm_publishers_are_told_why_and_consumers_go_on(rabbitmq_server, open_on):
     broker, publisher = open_on(timeout=3.0), open_on(timeout=3.0)
     publisher.publish([envelope(b"%d" % number) for number in range(4)])

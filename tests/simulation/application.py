@@ -122,6 +122,11 @@ class Story:
     def cancel(self, job: Job, reason: str) -> Outcome:
         raise AssertionError("no job of a story is cancelled")
 
+    throttles = False
+
+    def turn(self, job: Job, *, may_wait: bool) -> float | Outcome:
+        return 0.0
+
     bars = False
 
     def bar(self, job: Job) -> Outcome | None:

@@ -104,6 +104,11 @@ class ToyApplication:
     def cancel(self, job: Job, reason: str) -> Outcome:
         return Outcome(job.delivery, job, "CANCELLED", documents=[_document(job, "CANCELLED", reason)])
 
+    throttles = False
+
+    def turn(self, job: Job, *, may_wait: bool) -> float | Outcome:
+        return 0.0
+
     bars = False
 
     def bar(self, job: Job) -> Outcome | None:

@@ -185,7 +185,7 @@ class AmqpBroker(Broker):
         encoded = [(envelope, self._properties(envelope)) for envelope in envelopes]
         with self._publisher(deadline) as publisher, publisher.link.until(deadline):
             parcels = [
-                Parcel(envelope.queue, *self._route(publisher.link, envelope), properties, envelope.body)
+                Parcel(envelope.queue, *self._route(publisher.link, envelope), properties, envelope.body, envelope.mandatory)
                 for envelope, properties in encoded
             ]
             publisher.publish(parcels, deadline)
@@ -296,6 +296,10 @@ class AmqpBroker(Broker):
             verdicts = iter(session.settle(claimed))
         return [isinstance(one.action, Acked) or next(verdicts) for one in settlements]
 
+    def ack(self, delivery: Delivery, *, incarnation: str) -> bool:
+        session = self._sessions.get(incarnation)
+        return session is not None and session.ack(delivery)
+
     # Leases: the server watches the connection
 
     def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:
@@ -356,6 +360,11 @@ class AmqpBroker(Broker):
             self.topology.ensure_topics(publisher.link)
             with contextlib.suppress(QueueNotFound):  # nobody is interested
                 publisher.publish([Parcel(topic, TOPICS, topic, properties, envelope.body)], deadline)
+
+    def open_reply_queue(self, queue: str, *, expires: float | None) -> None:
+        self.topology.expect_replies(queue, expires)
+        with self._publisher() as publisher:
+            self.topology.ensure(publisher.link, queue)
 
     def delete_queue(self, queue: str) -> None:
         frame = wire.method(DECLARATIONS, wire.QUEUE_DELETE, wire.arguments("Bsb", 0, queue, 0))

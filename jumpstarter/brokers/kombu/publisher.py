@@ -27,6 +27,7 @@ class Parcel:
     routing_key: str
     properties: bytes
     body: bytes
+    mandatory: bool = True
 
 
 class Publisher:
@@ -111,7 +112,7 @@ class Publisher:
     def _frames(self, parcel: Parcel) -> tuple[bytes, bytes]:
         self._numbers += 1
         self._unconfirmed[self._numbers] = parcel.queue
-        method = wire.publish(WORK, parcel.exchange, parcel.routing_key)
+        method = wire.publish(WORK, parcel.exchange, parcel.routing_key, mandatory=parcel.mandatory)
         return method, wire.content(WORK, parcel.properties, parcel.body, self.link.frame_max)
 
     def _send(self, frames: Sequence[bytes]) -> None:

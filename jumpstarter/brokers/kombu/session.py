@@ -42,7 +42,7 @@ from jumpstarter.brokers.kombu import wire
 from jumpstarter.brokers.kombu.link import WORK, Declarer, Link
 from jumpstarter.brokers.kombu.topology import LONGEST_DELAY, QUARANTINE
 from jumpstarter.errors import BrokerUnavailable
-from jumpstarter.jobs import Ack, Acked, Action, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
+from jumpstarter.jobs import ACK, Ack, Acked, Action, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
 
 if TYPE_CHECKING:
     from jumpstarter.brokers.kombu.broker import AmqpBroker
@@ -97,6 +97,7 @@ class _Publish:
     queue: str
     properties: bytes
     body: bytes
+    mandatory: bool = True
 
 
 class Session:
@@ -404,7 +405,7 @@ class Session:
         frame_max = self.link.frame_max
         frames = []
         for one in publishes:
-            frames.append(wire.publish(WORK, one.exchange, one.routing_key))
+            frames.append(wire.publish(WORK, one.exchange, one.routing_key, mandatory=one.mandatory))
             frames.append(wire.content(WORK, one.properties, one.body, frame_max))
         self.link.send(*frames, *acks, wire.commit(WORK))
         self._commits += 1
@@ -515,6 +516,24 @@ class Session:
 
     # Settling
 
+    def ack(self, delivery: Delivery) -> bool:
+        """Ack this one message; False where it is not held any more. On the way of every job that is acked before it begins: the
+        server takes it with the next look at the connection, and nobody waits for it (see :meth:`_settle`)."""
+        link, tag = self.link, delivery.tag
+        with link.lock:
+            claim = self.held.get(tag)
+            if claim is None:
+                return False
+            if claim.number and self._committed >= self._gate and time.monotonic() - link.heard <= FRESH:
+                del self.held[tag]
+                self._unacked.pop(claim.number, None)
+                link.send(wire.ack_and_commit(WORK, claim.number))
+                self._commits += 1
+                if link.failure is not None:
+                    raise link.failure
+                return True
+        return self.settle([Settlement(delivery, ACK)])[0]
+
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """See :meth:`jumpstarter.abc.broker.Broker.settle`."""
         deadline = time.monotonic() + self._broker.timeout
@@ -593,7 +612,7 @@ class Session:
 
     def _publish(self, envelope: Envelope) -> _Publish:
         properties, (exchange, routing_key) = self._broker.prepare(self.link, envelope)
-        return _Publish(exchange, routing_key, envelope.queue, properties, envelope.body)
+        return _Publish(exchange, routing_key, envelope.queue, properties, envelope.body, envelope.mandatory)
 
     def _act(self, action: Action, claim: Claim) -> list[_Publish] | None:
         """What is published in the place of the message; None to reject it."""

@@ -57,6 +57,7 @@ class Topology:
         self._queue_type = queue_type
         self._delayed_queue_type = delayed_queue_type
         self._prefix = f"{delayed_prefix}_" if delayed_prefix else ""
+        self._reply_queues: dict[str, kombu.Queue] = {}
         # The server takes the same declaration twice, but two threads' declarations on one link would be sent twice.
         self._lock = threading.Lock()
 
@@ -66,11 +67,16 @@ class Topology:
 
     def queue(self, name: str) -> kombu.Queue:
         """What is known of the queue, or how Celery declares one that nobody said anything about."""
-        known = self._queues.get(name)
+        known = self._queues.get(name) or self._reply_queues.get(name)
         if known is not None:
             return known
         arguments = {"x-queue-type": "quorum"} if self._queue_type == "quorum" else None
         return kombu.Queue(name, kombu.Exchange(name, type="direct"), routing_key=name, queue_arguments=arguments)
+
+    def expect_replies(self, name: str, expires: float | None) -> None:
+        """From now on the queue is declared as one that goes when nobody wanted anything of it for ``expires`` seconds. Durable,
+        and not deleted with its last consumer as genuine clients' are: between two waits ours has none."""
+        self._reply_queues[name] = kombu.Queue(name, expires=expires)
 
     def has_dead_letters(self, name: str) -> bool:
         """Whether the queue says itself where rejected messages go."""
@@ -119,6 +125,8 @@ class Topology:
         """Exchange and routing key to publish to; both lead to the envelope's queue."""
         queue, exchange = envelope.queue, envelope.exchange
         routing_key = envelope.routing_key or queue
+        if not envelope.mandatory:
+            return exchange, routing_key
         if not exchange:
             # The default exchange knows nothing but the names of queues.
             self.ensure(link, queue)

@@ -1,0 +1,49 @@
+"""A client of the app ``crossing``, run by genuine Celery or by ours: answers lines of JSON with lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from typing import Any
+
+from celery import group
+from crossing import app
+
+TIMEOUT = 60.0
+
+
+def replies(queue: str) -> dict[str, Any]:
+    """What comes back from the worker behind a queue."""
+    where, fail = app.tasks["where"], app.tasks["fail"]
+    seen: list[str] = []
+    failed = fail.apply_async(queue=queue)
+    try:
+        failed.get(timeout=TIMEOUT)
+    except ValueError as error:
+        raised = [type(error).__name__, list(error.args)]
+    called = where.apply_async((1,), queue=queue)
+    together = group(where.s(number).set(queue=queue) for number in range(10)).apply_async()
+    return {
+        "one": called.get(timeout=TIMEOUT),
+        "state": called.state,
+        "raised": raised,
+        "failed": failed.state,
+        "group": together.join_native(timeout=TIMEOUT),
+        "progress": app.tasks["progress"]
+        .apply_async(queue=queue)
+        .get(timeout=TIMEOUT, on_message=lambda message: seen.append(message["status"])),
+        "chain": (where.s(1).set(queue=queue) | where.si(2).set(queue=queue)).apply_async().get(timeout=TIMEOUT),
+        "seen": seen[-1],
+    }
+
+
+CASES = {"replies": replies}
+
+for line in sys.stdin:
+    question = json.loads(line)
+    try:
+        answer = {"observed": CASES[question["case"]](**question["arguments"])}
+    except Exception:  # noqa: BLE001 - the test shows it
+        answer = {"error": traceback.format_exc()}
+    print(json.dumps(answer), flush=True)
