@@ -4,7 +4,6 @@ docs/explanation/how-reliability-is-tested.md; RELIABILITY=full takes its figure
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import random
 import signal
@@ -82,29 +81,50 @@ def test_5_children_for_one_task_each_with_large_arguments_under_a_storm_of_kill
     # Thirty megabytes a task to the disk and back would be most of what is measured.
     desk.redis.client.config_set("appendonly", "no")
     node = desk.worker("-c", "4", "--max-tasks-per-child", "1")
-    size, ids, stalls = 24, set(), []
+    size, ids = 24, set()
     for _ in range(normal(1, 21)):  # all at once would be more than the machine's memory
         code = f"big = 'x' * (8 << 20)\nanswer = [pains.hold.delay(0.1, big).id for _ in range({size})]"
         new = set(desk.run(code, task_publish_timeout=60))
         ids |= new
-        published = time.clock_gettime(time.CLOCK_BOOTTIME)
         kill_now_and_then(desk, node, new)
-        times = [published, *(entry["time"] for entry in desk.ledger.entries() if entry["time"] > published)]
-        stalls.append(max(later - earlier for earlier, later in itertools.pairwise(sorted(times))))
     assert {entry["id"] for entry in desk.finishes()} == ids
     assert {entry["size"] for entry in desk.starts()} == {8 << 20}
-    assert max(stalls) < 2, stalls
 
 
 def kill_now_and_then(desk: Desk, node: Program, ids: set[str]) -> None:
-    """Kill a child for every fourth task that is done. After more than a hundred in a minute a node gives up, and rightly so."""
-    killed = 0
+    """Kill a child for every fourth task that is done. After more than a hundred in a minute a node gives up, and rightly so.
+
+    It stalls when for two seconds no task begins or ends and nobody computes either: a machine that is busy with other things, on
+    which the next eight megabytes take long to decode, is no fault of the node's."""
+    killed, progress, effort, since = 0, 0, Effort(node.pid), time.monotonic()
     while (done := len(ids & {entry["id"] for entry in desk.finishes()})) < len(ids):
         victims = children_of(node)
         if victims and killed <= done // 4:
             os.kill(victims[killed % len(victims)], signal.SIGKILL)
             killed += 1
-        time.sleep(0.3)
+        if (entries := len(desk.ledger.entries())) > progress or effort.spent() > 0.1:
+            progress, effort, since = entries, Effort(node.pid), time.monotonic()
+        assert time.monotonic() - since < 2, f"it stalls: {done} of {len(ids)} are done"
+        time.sleep(0.1)
+
+
+class Effort:
+    """Processor time of a node's processes from now on."""
+
+    def __init__(self, pid: int) -> None:
+        self._node = psutil.Process(pid)
+        self._before = self._times()
+
+    def _times(self) -> dict[int, float]:
+        times = {}
+        for process in [self._node, *self._node.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times[process.pid] = sum(process.cpu_times()[:2])
+        return times
+
+    def spent(self) -> float:
+        """Seconds."""
+        return sum(seconds - self._before.get(pid, 0.0) for pid, seconds in self._times().items())
 
 
 def test_6_a_claim_whose_answer_is_cut_off_loses_nothing(desk: Desk) -> None:
