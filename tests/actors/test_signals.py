@@ -28,6 +28,17 @@ async def test_whoever_waits_is_woken_once_by_it():
     await signal.wait()
 
 
+async def test_a_renewed_one_is_waited_for_anew():
+    signal = make_signal()
+    signal.set()
+    again = signal.renewed()
+    assert not again.is_set()
+    async with anyio.create_task_group() as group:
+        group.start_soon(again.wait)
+        await anyio.wait_all_tasks_blocked()
+        again.set()
+
+
 async def test_who_was_cancelled_is_not_woken_and_hurts_nobody_who_sets_it_later():
     signal = make_signal()
     with anyio.move_on_after(1):
