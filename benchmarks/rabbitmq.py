@@ -66,7 +66,7 @@ def load(url: str, messages: Iterable[bytes], queue: str = "celery") -> None:
 
 
 def child(url: str, path: str) -> None:
-    """Consume until there has been nothing for half a second."""
+    """Consume until there has been nothing for two seconds."""
     os.environ["BENCH_NOTES"] = path
 
     def nothing(number: int) -> int:
@@ -90,7 +90,7 @@ def child(url: str, path: str) -> None:
         channel.basic_consume("celery", callback=run)
         try:
             while True:
-                connection.drain_events(timeout=0.5)
+                connection.drain_events(timeout=2.0)
         except TimeoutError:
             channel.basic_ack(0, multiple=True)  # 0: all that are left
 

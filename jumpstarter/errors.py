@@ -127,26 +127,28 @@ class UnhandledEvent(ChartError):
 
 
 class ActorError(JumpstarterError):
-    """Something about a running actor."""
+    """Something about a running actor.
+
+    :ivar actor: its name; empty where it is not one actor's matter.
+    """
+
+    def __init__(self, text: str, *, actor: str = "") -> None:
+        super().__init__(text)
+        self.actor = actor
 
 
 class ActorCrashed(ActorError):
     """The actor ended with a failure, which is this error's ``__cause__``."""
 
     def __init__(self, actor: str) -> None:
-        super().__init__(f"{actor} crashed")
-        self.actor = actor
+        super().__init__(f"{actor} crashed", actor=actor)
 
 
 class ActorStopped(ActorError):
-    """The actor is not there (any more) for whoever asks it.
-
-    :ivar actor: its name.
-    """
+    """The actor is not there (any more) for whoever asks it."""
 
     def __init__(self, actor: str, state: str) -> None:
-        super().__init__(f"{actor} is {state} and answers nobody")
-        self.actor = actor
+        super().__init__(f"{actor} is {state} and answers nobody", actor=actor)
 
 
 class AskTimeout(ActorError, TimeoutError):
@@ -158,8 +160,7 @@ class AskTimeout(ActorError, TimeoutError):
     """
 
     def __init__(self, actor: str, message: object, seconds: float) -> None:
-        super().__init__(f"{actor} did not answer {message!r} within {seconds:g} s")
-        self.actor = actor
+        super().__init__(f"{actor} did not answer {message!r} within {seconds:g} s", actor=actor)
         self.message = message
         self.seconds = seconds
 
@@ -171,8 +172,7 @@ class ChildFailed(ActorError):
     """
 
     def __init__(self, actor: str, child: str, why: str) -> None:
-        super().__init__(f"{actor}: child {child} {why}")
-        self.actor = actor
+        super().__init__(f"{actor}: child {child} {why}", actor=actor)
         self.child = child
 
 
@@ -183,8 +183,7 @@ class CircuitOpen(ActorError):
     """
 
     def __init__(self, actor: str, handler: str) -> None:
-        super().__init__(f"{actor}: the circuit of {handler!r} is open; ask again later")
-        self.actor = actor
+        super().__init__(f"{actor}: the circuit of {handler!r} is open; ask again later", actor=actor)
         self.handler = handler
 
 
@@ -195,8 +194,7 @@ class HandlingCancelled(ActorError):
     """
 
     def __init__(self, actor: str, message: object) -> None:
-        super().__init__(f"{actor}: the handling of {message!r} was cancelled")
-        self.actor = actor
+        super().__init__(f"{actor}: the handling of {message!r} was cancelled", actor=actor)
         self.message = message
 
 
@@ -207,8 +205,7 @@ class LinkBroken(ActorError):
     """
 
     def __init__(self, actor: str, other: str) -> None:
-        super().__init__(f"{actor} is linked to {other}, which crashed")
-        self.actor = actor
+        super().__init__(f"{actor} is linked to {other}, which crashed", actor=actor)
         self.other = other
 
 
@@ -220,9 +217,9 @@ class MailboxFull(ActorError):
 
     def __init__(self, actor: str, capacity: int, why: str = "") -> None:
         super().__init__(
-            f"{actor}: {capacity} messages wait already, which is the mailbox's capacity" + (f"; {why}" if why else "")
+            f"{actor}: {capacity} messages wait already, which is the mailbox's capacity" + (f"; {why}" if why else ""),
+            actor=actor,
         )
-        self.actor = actor
         self.capacity = capacity
 
 
@@ -234,9 +231,9 @@ class NotHandled(ActorError):
 
     def __init__(self, actor: str, message: str, handled: str) -> None:
         super().__init__(
-            f"{actor} does not handle {message}; it handles {handled or 'no messages: decorate a method with @handles'}"
+            f"{actor} does not handle {message}; it handles {handled or 'no messages: decorate a method with @handles'}",
+            actor=actor,
         )
-        self.actor = actor
         self.message = message
 
 
@@ -247,8 +244,7 @@ class Rejected(ActorError):
     """
 
     def __init__(self, actor: str, message: object, state: str) -> None:
-        super().__init__(f"{actor} does not take {message!r} while it is {state}")
-        self.actor = actor
+        super().__init__(f"{actor} does not take {message!r} while it is {state}", actor=actor)
         self.message = message
 
 
@@ -259,8 +255,7 @@ class RemoteError(ActorError):
     """
 
     def __init__(self, actor: str, kind: str, text: str) -> None:
-        super().__init__(f"{actor}: {kind}: {text}")
-        self.actor = actor
+        super().__init__(f"{actor}: {kind}: {text}", actor=actor)
         self.kind = kind
 
 
@@ -271,8 +266,7 @@ class Unwell(ActorError):
     """
 
     def __init__(self, actor: str, what: str, seconds: float) -> None:
-        super().__init__(f"{actor}: {what} for {seconds:g} s")
-        self.actor = actor
+        super().__init__(f"{actor}: {what} for {seconds:g} s", actor=actor)
         self.seconds = seconds
 
 
@@ -280,8 +274,7 @@ class ResourceFailed(ActorError):
     """A required resource could not be acquired; the last error is the ``__cause__``."""
 
     def __init__(self, actor: str, resource: str, attempts: int) -> None:
-        super().__init__(f"{actor}: resource {resource!r} could not be acquired in {attempts} attempt(s)")
-        self.actor = actor
+        super().__init__(f"{actor}: resource {resource!r} could not be acquired in {attempts} attempt(s)", actor=actor)
         self.resource = resource
         self.attempts = attempts
 
@@ -290,8 +283,7 @@ class StopTimeout(ActorError):
     """An actor did not stop within its grace (seconds)."""
 
     def __init__(self, actor: str, grace: float) -> None:
-        super().__init__(f"{actor} did not stop within {grace:g} s")
-        self.actor = actor
+        super().__init__(f"{actor} did not stop within {grace:g} s", actor=actor)
         self.grace = grace
 
 

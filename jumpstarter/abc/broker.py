@@ -17,7 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from jumpstarter.jobs import Completed, Delivery, Envelope, Quarantined, Settlement
+from jumpstarter.jobs import ACK, Completed, Delivery, Envelope, Quarantined, Settlement
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,10 @@ class Broker(ABC):
         """Carry out each settlement in one round trip for all: True where the claim still held and all of it was done, False where
         another worker owns the message by now and nothing was done, :class:`Completed` where its part was the last of a join and
         nothing but the counting was done."""
+
+    def ack(self, delivery: Delivery, *, incarnation: str) -> bool:
+        """Ack this message alone, for a job that begins now; False where another worker owns it by now."""
+        return self.settle([Settlement(delivery, ACK)], incarnation=incarnation)[0] is True
 
     @abstractmethod
     def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:

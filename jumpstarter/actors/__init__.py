@@ -5,11 +5,12 @@ its regions to the common ``lifecycle`` and compiles the chart. ``actor`` is wha
 
 An actor has one ``host``: it takes events from a queue, steps the chart and tells ``activities`` and ``phases`` what was entered
 and left. ``work`` is what tasks and loops do, ``resources`` keeps what is acquired, ``health`` sums up what is wrong, ``publish``
-tells the telemetry bus, ``threads`` connects threads. ``hosting`` runs it all.
+and ``metrics`` tell telemetry, ``threads`` connects threads. ``hosting`` runs it all.
 
 The neighbours: ``states`` (charts) and ``telemetry`` below; the worker above.
 """
 
+from jumpstarter.actors import metrics as _metrics  # noqa: F401 - says what there is to measure
 from jumpstarter.actors.actor import Actor
 from jumpstarter.actors.backoff import Backoff, backoff
 from jumpstarter.actors.breakers import CircuitBreaker, circuit_breaker

@@ -13,6 +13,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from jumpstarter.actors.letters import Reply
+from jumpstarter.actors.signals import loop_clock
 from jumpstarter.errors import AskTimeout
 
 
@@ -21,6 +22,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
+        self._now = loop_clock()
         #: By their seconds, in the order of their deadlines: who was asked, what, and the deadline.
         self._waiting: dict[float, dict[Reply, tuple[float, str, Any]]] = {}
         #: When the sweeper wakes up; None while there is none.
@@ -31,7 +33,7 @@ class Deadlines:
 
     def add(self, task_group: TaskGroup, reply: Reply, seconds: float, name: str, message: Any) -> None:
         """Let the reply fail when so many seconds have passed."""
-        deadline = anyio.current_time() + seconds
+        deadline = self._now() + seconds
         waiting = self._waiting.get(seconds)
         if waiting is None:
             waiting = self._waiting[seconds] = {}
@@ -61,9 +63,9 @@ class Deadlines:
             while self._wakes_at is not None:
                 with anyio.CancelScope(deadline=self._wakes_at) as self._scope:
                     await anyio.sleep_forever()
-                if self._scope.cancel_called and anyio.current_time() < self._wakes_at:
+                if self._scope.cancel_called and self._now() < self._wakes_at:
                     return  # closed
-                self._wakes_at = self._expire(anyio.current_time())
+                self._wakes_at = self._expire(self._now())
         finally:
             self._wakes_at = self._scope = None
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any, Generic, Literal, Self, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 from jumpstarter.actors.breakers import CircuitBreaker
 from jumpstarter.actors.declare import SPEC, During, OnLeave, leaving, owner_of, require_async, states_of
@@ -80,43 +80,39 @@ class Handler(Generic[M, R]):
         return mark
 
 
+class Options(TypedDict, total=False):
+    """What :func:`handles` takes whatever it handles, for type checkers."""
+
+    during: During
+    otherwise: Otherwise
+    on_leave: OnLeave
+    raises: type[Exception] | tuple[type[Exception], ...]
+    timeout: float | None
+    breaker: CircuitBreaker | None
+
+
 @overload
 def handles(
     message: type[Command[R]],
     /,
     *others: type[Command[R]],
-    during: During = ...,
-    otherwise: Otherwise = ...,
-    on_leave: OnLeave = ...,
-    raises: type[Exception] | tuple[type[Exception], ...] = ...,
-    timeout: float | None = ...,
-    breaker: CircuitBreaker | None = ...,
+    **options: Unpack[Options],
 ) -> Callable[[Callable[[A, M], Awaitable[R]]], Handler[M, Awaitable[R]]]: ...
 @overload
 def handles(
     message: type[Command[R]],
     /,
     *others: type[Command[R]],
-    during: During = ...,
-    otherwise: Otherwise = ...,
-    on_leave: OnLeave = ...,
-    raises: type[Exception] | tuple[type[Exception], ...] = ...,
-    timeout: float | None = ...,
-    breaker: CircuitBreaker | None = ...,
     thread: str,
+    **options: Unpack[Options],
 ) -> Callable[[Callable[[A, M], R]], Handler[M, R]]: ...
 @overload
 def handles(
     message: type[Event | Document],
     /,
     *others: type[Event | Document],
-    during: During = ...,
-    otherwise: Otherwise = ...,
-    on_leave: OnLeave = ...,
-    raises: type[Exception] | tuple[type[Exception], ...] = ...,
-    timeout: float | None = ...,
-    breaker: CircuitBreaker | None = ...,
     thread: str | None = ...,
+    **options: Unpack[Options],
 ) -> Callable[[Callable[[A, M], R]], Handler[M, R]]: ...
 def handles(
     *messages: type[Message],

@@ -5,6 +5,7 @@ Looking costs the actors nothing: states and concerns are immutable and replaced
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -150,16 +151,20 @@ async def watch(*, every: float = 1.0, room: int = 10_000) -> AsyncIterator[Memo
 def tree_diagram(views: Iterable[ActorView]) -> str:
     """The running configuration as a Mermaid flowchart: each actor with its states, below its parent."""
     lines = ["flowchart TD"]
-    numbers: dict[str, int] = {}
+    arrows: list[str] = []
+    numbers = itertools.count()  # not the names: views may come from several processes
+
+    def draw(view: ActorView) -> int:
+        number = next(numbers)
+        states = "<br/>".join(_plain(state.removeprefix("started.")) for state in view.states)
+        name = _plain(view.name.rpartition("/")[2])
+        lines.append(f'    a{number}["<b>{name}</b> {_plain(view.kind)}<br/>{states}"]:::{view.health}')
+        arrows.extend(f"    a{number} --> a{draw(child)}" for child in view.children)
+        return number
+
     for root in views:
-        for view in root.walk():
-            numbers[view.name] = len(numbers)
-            states = "<br/>".join(_plain(state.removeprefix("started.")) for state in view.states)
-            name = _plain(view.name.rpartition("/")[2])
-            lines.append(f'    a{numbers[view.name]}["<b>{name}</b> {_plain(view.kind)}<br/>{states}"]:::{view.health}')
-    for root in views:
-        for view in root.walk():
-            lines += [f"    a{numbers[view.name]} --> a{numbers[child.name]}" for child in view.children]
+        draw(root)
+    lines += arrows
     lines += [f"    classDef {name} {style}" for name, style in _STYLES.items()]
     return "\n".join(lines) + "\n"
 

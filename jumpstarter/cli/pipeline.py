@@ -1,8 +1,8 @@
 """``jumpstarter pipeline run module:Class`` and ``jumpstarter pipeline status module:Class``.
 
 ``run`` works until it is stopped (Ctrl-C and SIGTERM let the batch in hand finish), or until nothing is left; its progress is on
-the terminal meanwhile, its report at the end. ``status`` asks the store, from anywhere. ``module:flow`` names pipelines that were
-connected: ``flow = Answer >> Upload``.
+the terminal meanwhile, its report at the end, and ``jumpstarter actors`` shows its stages. ``status`` asks the store, from
+anywhere. ``module:flow`` names pipelines that were connected: ``flow = Answer >> Upload``.
 
 ====  ==============================================
 exit  means
@@ -28,11 +28,12 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from jumpstarter.actors import hosted
+from jumpstarter.actors import Window, hosted
 from jumpstarter.errors import ActorCrashed, JumpstarterError
 from jumpstarter.pipelines import Flow, Pipeline
 from jumpstarter.pipelines.clocks import clock
 from jumpstarter.pipelines.progress import look
+from jumpstarter.telemetry import configure
 
 #: Seconds between two looks: on a terminal, and where lines are kept.
 _ON_TERMINAL, _IN_LOG = 1.0, 30.0
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "status":
         return _status(pipelines, as_json=options.json)
     try:
-        anyio.run(_run, pipelines, options, backend=options.backend)
+        with configure(" and ".join(each.__name__ for each in pipelines)):
+            anyio.run(_run, pipelines, options, backend=options.backend)
     except ActorCrashed as error:
         print(f"jumpstarter pipeline: {error}: {error.__cause__!r}", file=sys.stderr)
         return 1
@@ -84,6 +86,7 @@ def find(name: str) -> tuple[type[Pipeline], ...]:
 
 async def _run(classes: Sequence[type[Pipeline]], options: argparse.Namespace) -> None:
     async with anyio.create_task_group() as group, AsyncExitStack() as stack:
+        await _open_window(stack)
         pipelines = [await stack.enter_async_context(hosted(each(run_id=options.run_id))) for each in classes]
         group.start_soon(_stop_on_signal, pipelines)
         if not options.quiet:
@@ -97,6 +100,14 @@ async def _run(classes: Sequence[type[Pipeline]], options: argparse.Namespace) -
                 print("\n".join([f"{pipeline.kind}:", *(f"  {line}" for line in pipeline.report.lines(clock().now()))]))
 
 
+async def _open_window(stack: AsyncExitStack) -> None:
+    """For ``jumpstarter actors``; where its socket cannot be, the pipelines run all the same."""
+    try:
+        await stack.enter_async_context(hosted(Window(name="window")))
+    except ActorCrashed as error:
+        print(f"jumpstarter pipeline: `jumpstarter actors` will not show this process: {error.__cause__}", file=sys.stderr)
+
+
 async def _stop_on_signal(pipelines: Sequence[Pipeline]) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
@@ -108,18 +119,23 @@ async def _show(pipelines: Sequence[Pipeline]) -> None:
     is_terminal = sys.stderr.isatty()
     every = _ON_TERMINAL if is_terminal else _IN_LOG
     before = [0] * len(pipelines)
-    while True:
-        await anyio.sleep(every)
-        lines = []
-        for number, pipeline in enumerate(pipelines):
-            rate = (pipeline.report.done - before[number]) / every
-            before[number] = pipeline.report.done
-            lines.append((await anyio.to_thread.run_sync(look, pipeline, rate)).line())
-        if is_terminal:
-            # Each line anew, and the cursor back to the first one.
-            print("".join(f"\x1b[2K{line}\n" for line in lines) + f"\x1b[{len(lines)}A", end="", file=sys.stderr, flush=True)
-        else:
-            print("\n".join(lines), file=sys.stderr, flush=True)
+    below = ""
+    try:
+        while True:
+            await anyio.sleep(every)
+            lines = []
+            for number, pipeline in enumerate(pipelines):
+                rate = (pipeline.report.done - before[number]) / every
+                before[number] = pipeline.report.done
+                lines.append((await anyio.to_thread.run_sync(look, pipeline, rate)).line())
+            if is_terminal:
+                # Each line anew, and the cursor back to the first one.
+                print("".join(f"\x1b[2K{line}\n" for line in lines) + f"\x1b[{len(lines)}A", end="", file=sys.stderr, flush=True)
+                below = "\n" * len(lines)
+            else:
+                print("\n".join(lines), file=sys.stderr, flush=True)
+    finally:
+        print(below, end="", file=sys.stderr, flush=True)  # the report begins below
 
 
 def _status(pipelines: Sequence[type[Pipeline]], *, as_json: bool) -> int:

@@ -64,7 +64,20 @@ class Batch:
     :ivar params: what ``@next_run`` said.
     """
 
-    __slots__ = ("_back", "_dead", "_rows", "failed", "fence", "params", "requests", "run_id", "source", "started", "values")
+    __slots__ = (
+        "_back",
+        "_dead",
+        "_refused",
+        "_rows",
+        "failed",
+        "fence",
+        "params",
+        "requests",
+        "run_id",
+        "source",
+        "started",
+        "values",
+    )
 
     def __init__(
         self,
@@ -86,6 +99,7 @@ class Batch:
         self.failed: dict[str, str] = {}
         self._back: dict[str, Back] = {}
         self._dead: dict[str, str] = {}
+        self._refused: tuple[Row, ...] = ()
         self._set(rows)
 
     def _set(self, rows: Sequence[Row]) -> None:
@@ -138,13 +152,29 @@ class Batch:
         self._set(self._rows[:count])
         return [Back(row.key, 0.0, False) for row in rest]
 
+    def refuse(self, reasons: Mapping[int, str]) -> None:
+        """Take the rows at these places out: they failed, and are dead unless ``@on_failed`` says something else."""
+        for place, reason in reasons.items():
+            key = self._rows[place].key
+            self.failed[key] = self._dead[key] = reason
+        self._refused += tuple(self._rows[place] for place in reasons)
+        self._set([row for place, row in enumerate(self._rows) if place not in reasons])
+
     def unbegun(self, after: float) -> list[Back]:
         """All rows as those that go back without having been tried."""
         return [Back(row.key, after, False) for row in self._rows]
 
     def failed_rows(self) -> list[Any]:
         """The rows that failed one by one."""
-        return [row.value for row in self._rows if row.key in self.failed]
+        return [row.value for row in self._every_row() if row.key in self.failed]
+
+    @property
+    def every_key(self) -> list[str]:
+        """The keys of the rows in it and of those that were refused."""
+        return [row.key for row in self._every_row()]
+
+    def _every_row(self) -> tuple[Row, ...]:
+        return (*self._rows, *self._refused)
 
     @property
     def back(self) -> list[Back]:
@@ -170,12 +200,13 @@ class Batch:
     def _keys_of(self, rows: Iterable[Any] | None) -> list[str]:
         if rows is None:
             return self.keys
-        by_identity = {id(row.value): row.key for row in self._rows}
+        every = self._every_row()
+        by_identity = {id(row.value): row.key for row in every}
         found = []
         for row in rows:
             key = by_identity.get(id(row))
             if key is None:
-                key = next((one.key for one in self._rows if one.value == row or one.key == row), None)
+                key = next((one.key for one in every if one.value == row or one.key == row), None)
             if key is None:
                 raise PipelineError(f"{row!r} is no row of this batch: give the rows that the step was given, or their keys")
             found.append(key)

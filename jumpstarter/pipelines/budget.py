@@ -77,6 +77,14 @@ class Budget:
         """Whether it limits that."""
         return unit in self.spec.limits
 
+    def never_grants(self, amounts: Mapping[str, int]) -> str | None:
+        """Why so much at once is never to be had; None when it is."""
+        for unit, amount in amounts.items():
+            for rate in self.spec.limits.get(unit, ()):
+                if amount > rate.limit:
+                    return f"it costs {amount} {unit}, and budget {self.name!r} never grants more than {rate}"
+        return None
+
     async def take(self, least: Mapping[str, int] | None = None, /, **want: int) -> Grant:
         """Take up to so much of each unit: ``await budget.take(requests=1, rows=100)``. Does not wait.
 

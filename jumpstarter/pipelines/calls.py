@@ -11,6 +11,7 @@ import anyio.to_thread
 from jumpstarter.actors.activities import unwrapped
 from jumpstarter.pipelines.batches import Batch
 from jumpstarter.pipelines.clocks import clock, is_injected
+from jumpstarter.pipelines.declare import Cost
 from jumpstarter.pipelines.design import StepPlan
 from jumpstarter.pipelines.stores.port import Back
 from jumpstarter.pipelines.throttling import stay_away
@@ -32,6 +33,10 @@ class NoRoom(Exception):
         self.wait = wait
 
 
+class NoneLeft(Exception):
+    """Each row of the batch costs more than its budget ever grants."""
+
+
 class StepFailed(Exception):
     """A step has no tries left; the last error is the ``__cause__``."""
 
@@ -49,11 +54,14 @@ class Calls:
     async def call(self, step: StepPlan, value: Any, batch: Batch, *, is_first: bool) -> tuple[Any, list[Back]]:
         """What the step returns, and the rows that there was no room for.
 
-        :raises NoRoom: for none of them.
+        :raises NoneLeft: no row can ever be called with.
+        :raises NoRoom: there is room for none of them.
         :raises StepFailed: no tries are left.
         """
         back: list[Back] = []
         number = 0
+        if is_first and step.budget is not None:
+            value = _affordable(step, batch)
         async with self._pipeline.limiter(step):
             while True:
                 if step.budget is not None:
@@ -99,7 +107,7 @@ class Calls:
         """Take what the call costs. For how many rows it is enough, where that may be fewer than all."""
         budget, spec = step.budget, step.spec
         assert budget is not None
-        cost = {unit: amount(value) if callable(amount) else amount for unit, amount in spec.cost.items()}
+        cost = _cost_of(spec.cost, value)
         least = dict(cost)
         if may_be_less:
             least |= {unit: 1 for unit, amount in spec.cost.items() if callable(amount)}
@@ -111,9 +119,9 @@ class Calls:
             count = _fitting(spec.cost, value, grant)
             if count == 0:
                 await budget.refund(grant)
-                first = {unit: amount(value[:1]) if callable(amount) else amount for unit, amount in spec.cost.items()}  # type: ignore[index] # as below
+                first = _cost_of(spec.cost, value[:1])  # type: ignore[index] # as below
                 raise NoRoom(max((await budget.peek(**first)).wait, _AGAIN))
-            used = {unit: amount(value[:count]) if callable(amount) else amount for unit, amount in spec.cost.items()}  # type: ignore[index] # rows are a list
+            used = _cost_of(spec.cost, value[:count])  # type: ignore[index] # rows are a list
             over = {unit: amount - used[unit] for unit, amount in grant.amounts.items() if amount > used[unit]}
             if over:
                 await budget.refund(grant, **over)
@@ -128,6 +136,26 @@ class Calls:
         if seconds > min(_PATIENCE, self._pipeline.source.lease * _SHARE) or not self._pipeline.may_work():
             raise NoRoom(seconds)
         await anyio.sleep(seconds)
+
+
+def _cost_of(cost: Cost, value: Any) -> dict[str, int]:
+    """Of one call with that, by unit."""
+    return {unit: amount(value) if callable(amount) else amount for unit, amount in cost.items()}
+
+
+def _affordable(step: StepPlan, batch: Batch) -> list[Any]:
+    """The rows of the batch without those that alone cost more than the budget ever grants, which the batch refuses.
+
+    :raises NoneLeft: there are no others.
+    """
+    budget, cost = step.budget, step.spec.cost
+    assert budget is not None
+    if budget.never_grants(_cost_of(cost, batch.values)) is not None:  # all at once: then perhaps one of them alone
+        reasons = {place: budget.never_grants(_cost_of(cost, [row])) for place, row in enumerate(batch.values)}
+        batch.refuse({place: reason for place, reason in reasons.items() if reason is not None})
+        if not batch.values:
+            raise NoneLeft(step.name)
+    return batch.values
 
 
 def _fitting(cost: Any, rows: Any, grant: Any) -> int:

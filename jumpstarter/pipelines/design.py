@@ -128,6 +128,10 @@ def _step(owner: type, name: str, spec: StepSpec) -> StepPlan:
             raise DefinitionError(
                 owner.__name__, f"step {name!r} costs {unit}, which budget {budget.name!r} does not limit: {limited}"
             )
+    if isinstance(budget, Budget):
+        why_not = budget.never_grants({unit: amount for unit, amount in spec.cost.items() if isinstance(amount, int)})
+        if why_not is not None:
+            raise DefinitionError(owner.__name__, f"step {name!r} can never be called: {why_not}")
     is_sync = not inspect.iscoroutinefunction(getattr(owner, name))
     return StepPlan(name, spec, budget if spec.cost else None, is_sync)
 

@@ -23,7 +23,7 @@ from jumpstarter.actors import Backoff
 from jumpstarter.errors import LeaseLost, StoreUnavailable
 from jumpstarter.pipelines import metrics
 from jumpstarter.pipelines.batches import Batch, set_current
-from jumpstarter.pipelines.calls import Calls, NoRoom, StepFailed
+from jumpstarter.pipelines.calls import Calls, NoneLeft, NoRoom, StepFailed
 from jumpstarter.pipelines.clocks import clock, hop
 from jumpstarter.pipelines.declare import NextRun
 from jumpstarter.pipelines.design import Design
@@ -267,6 +267,8 @@ class Lane:
                 back += unbegun
             for sink in self._design.sinks:
                 await self._calls.call(sink, value, batch, is_first=False)
+        except NoneLeft:
+            return Outcome()
         except NoRoom as no_room:
             return Outcome(back=[*back, *batch.unbegun(no_room.wait)])
         except StepFailed as failed:
@@ -286,12 +288,12 @@ class Lane:
         is_unbegun = len(outcome.back) > 0 and {one.key for one in outcome.back} >= set(batch.keys)
         has_run = not is_unbegun and outcome.error is None
         done = batch.undecided() if has_run else []
-        events = [] if is_unbegun else self._events(batch, outcome, done, failed)
+        events = [] if is_unbegun and not failed else self._events(batch, outcome, done, failed)
         results = outcome.results if done else None
         settlement = Settlement(
             queue=self._source.queue,
             fence=batch.fence,
-            keys=[*batch.keys, *(one.key for one in outcome.back if one.key not in batch.keys)] if self._is_split else None,
+            keys=[*batch.every_key, *(one.key for one in outcome.back if one.key not in batch.keys)] if self._is_split else None,
             back=[*outcome.back, *batch.back],
             dead=batch.dead,
             max_attempts=self._source.attempts,

@@ -2,7 +2,8 @@
 
 ``bus`` is where every transition of every machine is announced; ``tracing`` makes the spans of messages and the metrics that go
 with them; ``setup`` switches OpenTelemetry on for a process when the standard ``OTEL_*`` variables ask for it; ``observer`` turns
-transitions into spans, log events and metrics; ``log`` turns them into lines of Python's own logging.
+transitions into spans, log events and metrics, and looks up the ``measures`` that others know; ``log`` turns transitions into lines
+of Python's own logging.
 
 Off means off: importing this room loads nothing of OpenTelemetry.
 """

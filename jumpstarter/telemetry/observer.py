@@ -34,6 +34,7 @@ from opentelemetry.util.types import AttributeValue
 
 from jumpstarter.telemetry._live import SCOPE
 from jumpstarter.telemetry.bus import StateTransition
+from jumpstarter.telemetry.measures import Measure, measures
 from jumpstarter.telemetry.tracing import is_real
 
 EVENT_NAME = "jumpstarter.state.transition"
@@ -212,6 +213,13 @@ def _judge(span: Span, event: StateTransition) -> None:
         span.set_status(Status(StatusCode.ERROR, event.detail or None))
 
 
+def _observing(measure: Measure) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observe(_options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(value, attributes) for value, attributes in measure.look()]
+
+    return observe
+
+
 class _Metrics:
     """``jumpstarter.actor.…``: by kind, region and state; never by machine, of which there are many."""
 
@@ -223,6 +231,9 @@ class _Metrics:
             "jumpstarter.actor.status", [self._status], "{actor}", "How many actors are in a state now."
         )
         self._statuses = statuses
+        for measure in measures:
+            make = meter.create_observable_counter if measure.only_grows else meter.create_observable_up_down_counter
+            make(measure.name, [_observing(measure)], measure.unit, measure.description)
 
     def transition(self, event: StateTransition) -> None:
         where = {"jumpstarter.kind": event.kind, "jumpstarter.region": event.region}

@@ -588,6 +588,16 @@ class BrokerKit:
         assert broker.reap().returned == 0
         assert self.claim(broker) == []
 
+    def test_one_message_is_acked_alone_and_once(self, broker: Broker) -> None:
+        broker.publish([envelope(b"%d" % number) for number in range(3)])
+        first, second, third = self.claim(broker)
+        assert broker.ack(second, incarnation="a")
+        assert not broker.ack(second, incarnation="a")
+        assert broker.settle([settlement(second), settlement(first)], incarnation="a") == [False, True]
+        assert not broker.ack(first, incarnation="a")
+        assert broker.release("a") == 1
+        assert bodies(self.claim(broker)) == bodies([third])
+
     def test_settling_nothing_does_nothing(self, broker: Broker) -> None:
         assert broker.settle([], incarnation="a") == []
 

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import anyio
 
+from jumpstarter.errors import ConfigurationError
+
 #: Wall time at which virtual time begins: 2030-01-01 00:00 UTC. Any moment would do, as long as it is always the same.
 EPOCH = 1_893_456_000.0
 
@@ -60,11 +62,14 @@ def virtual_backend(name: Literal["asyncio", "trio"], *, threshold: float = 0.0)
     As arguments of ``anyio.run``: ``anyio.run(main, backend=name, backend_options=options)``.
 
     :param threshold: real seconds without anything to do after which the time jumps.
+    :raises ConfigurationError: trio is wanted and not installed.
     """
     if name == "asyncio":
         return name, {"loop_factory": functools.partial(VirtualTimeLoop, threshold)}
-    # Imported here: trio is an extra.
-    import trio.testing  # noqa: PLC0415
+    try:
+        import trio.testing  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ConfigurationError("trio is not installed: pip install 'celery-jumpstarter[trio]'") from None
 
     return name, {"clock": trio.testing.MockClock(autojump_threshold=threshold)}
 

@@ -25,6 +25,7 @@ from jumpstarter.worker.settle import Settler
 _UNSETTLED: Final = 1024
 _MEMORY: Final = 0.8  # how much of what a queue brought before counts beside the newest batch
 _LONG: Final = 0.25  # seconds; with longer jobs even many slots may all be busy for so long, and what waits for them is hoarded
+_FRUITLESS: Final = 128  # messages in a claim, at most, after one that brought nothing to run: see learn()
 _RARE: Final = 0.02  # a kind with a smaller share of a queue's jobs does not limit its claims
 
 
@@ -50,6 +51,8 @@ class Capacity:
         self._turn = 0
         #: There was no room the last time, because too many outcomes wait to be settled.
         self.waits_for_settling = False
+        # How many to claim ahead because the last claims brought nothing to run.
+        self._fruitless = 0
         # By kind, numbers of jobs that had ended, so that the next one to end needs to reset nothing.
         self._looked_at: dict[Place, int] = {}
         self._stalled_at: dict[Place, int] = {}
@@ -112,7 +115,7 @@ class Capacity:
             left = most - self._runner.begun - sum(executor.backlog for executor in self._executors.values())
         rooms = {}
         for place, executor in self._executors.items():
-            room = executor.slots + self.look_ahead(place)
+            room = executor.slots + max(self.look_ahead(place), self._fruitless)
             if not when_empty:
                 room -= executor.backlog + executor.busy
             rooms[place] = max(0, min(room, left))
@@ -127,6 +130,15 @@ class Capacity:
             return 0
         seconds = self._options.look_ahead_seconds
         return min(self._options.look_ahead, int(seconds * self._executors[place].slots / max(average, 1e-6)))
+
+    def learn(self, claimed: int, jobs: int) -> None:
+        """Of a batch: so many messages, and so many of them are jobs to run now.
+
+        A flood of messages that are due later, or expired, occupies no slot and leaves no run times. By one or two at a time it is
+        parked at some hundred a second, and what was published after it waits as long. So each claim that brings nothing to run
+        makes the next one larger; the first job ends that. See test_7_a_flood_of_etas_is_parked_in_batches.
+        """
+        self._fruitless = 0 if jobs else min(_FRUITLESS, max(8, 2 * claimed))
 
     def sort(self, jobs: Sequence[Job]) -> Mapping[Place, Sequence[Job]]:
         """A batch by the kind of slot that its jobs run in here. Learns from it which kinds its queues bring."""

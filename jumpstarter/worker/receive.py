@@ -24,7 +24,8 @@ class Receiver:
         self._options = options
         #: Messages may be on their way here: call :meth:`rest` when none will be claimed for a while.
         self.listens = False
-        self._is_drained = False
+        #: The last claim brought all that there was.
+        self.is_drained = False
 
     def receive(self, room: Callable[[], Sequence[Claim]], ended: threading.Event) -> list[Delivery]:
         """Claim as many messages as there is room for; when there are none, wait for some.
@@ -35,13 +36,13 @@ class Receiver:
         :raises BrokerUnavailable: the server does not answer.
         """
         while not ended.is_set() and (claims := room()):
-            for claim in () if self._is_drained else claims:
+            for claim in () if self.is_drained else claims:
                 deliveries = self._claim(claim)
                 if deliveries:
                     # Then there is nothing more, and the next thing to do is to wait, which ends at once should there be.
-                    self._is_drained = len(deliveries) < claim.limit and len(claims) == 1
+                    self.is_drained = len(deliveries) < claim.limit and len(claims) == 1
                     return deliveries
-            self._is_drained = False
+            self.is_drained = False
             queues = max((claim.queues for claim in claims), key=len)
             self.listens = True
             self._broker.wait(queues, self._options.idle, incarnation=self._incarnation)

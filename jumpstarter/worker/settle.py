@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 _BATCH: Final = 256  # outcomes in a round trip; larger ones gain nothing (peers.md) and hold the server up
 _FENCED_FOR: Final = 86_400.0  # seconds: longer than any worker sleeps and wakes up again with its connection alive
+_FEW: Final = 16  # outcomes that a slot settles itself when it has nothing else to do
+#: Seconds to let outcomes gather while more are on their way. Where a settlement costs no round trip (an ack on AMQP does not),
+#: the thread would else be woken for each of them: twice the processor time of a job that does nothing.
+_PAUSE: Final = 0.003
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between attempts while a server is away
 
 #: Told of each failed attempt to settle, and with None once it works again.
@@ -44,11 +48,14 @@ class Settler:
         on_trouble: OnTrouble,
         on_parked: Callable[[], None] | None = None,
         on_settled: Callable[[Sequence[Outcome]], None] | None = None,
+        more_come: Callable[[], bool] = lambda: False,
         patience: float = 30.0,
     ) -> None:
         """:param results: None when nothing stores results.
         :param on_parked: called when messages were parked, so that whoever promotes them can look when the next one is due.
         :param on_settled: called with each batch that is settled.
+        :param more_come: whether jobs wait for a slot, so that more outcomes are on their way: those that come soon are settled
+            together.
         :param patience: seconds that leaving the context manager goes on trying while a server is away.
         """
         self._broker = broker
@@ -57,6 +64,7 @@ class Settler:
         self._on_trouble = on_trouble
         self._on_parked = on_parked
         self._on_settled = on_settled
+        self._more_come = more_come
         self._patience = patience
         # With results elsewhere: joins that outcomes on their way complete (by the outcome's id), and those that are done with.
         self._completing: dict[int, str] = {}
@@ -95,37 +103,47 @@ class Settler:
 
     def _serve(self) -> None:
         while (first := self._outcomes.get()) is not None:
-            batch = [first]
-            try:
-                while len(batch) < _BATCH:
-                    outcome = self._outcomes.get_nowait()
-                    if outcome is None:
-                        self._outcomes.put(None)
-                        break
-                    batch.append(outcome)
-            except queue.Empty:
-                pass
+            batch = [first, *self._take(_BATCH - 1)]
             with self._busy:
                 self._settle_patiently(batch)
             if self._on_settled is not None:
                 self._on_settled(batch)
+            if self._outcomes.qsize() < _BATCH and self._more_come():
+                time.sleep(_PAUSE)
+
+    def _take(self, most: int) -> list[Outcome]:
+        """What has gathered."""
+        taken: list[Outcome] = []
+        while len(taken) < most:
+            try:
+                outcome = self._outcomes.get_nowait()
+            except queue.Empty:
+                break
+            if outcome is None:  # the sign to end: for the thread
+                self._outcomes.put(None)
+                break
+            taken.append(outcome)
+        return taken
 
     def put_last(self, outcome: Outcome) -> None:
-        """Take an outcome from a thread that has nothing else to do, and settle it there if nothing else is being settled: two
-        switches of threads less, which is 0.2 ms of the 1.7 ms that a call and its result take on an idle machine.
+        """Take an outcome from a thread that has nothing else to do, and settle it there, with the few that may wait, if nothing
+        else is being settled: two switches of threads less, which is 0.2 ms of the 1.7 ms that a call and its result take on an
+        idle machine.
         """
-        if not self._outcomes.empty() or not self._busy.acquire(blocking=False):
+        if self._outcomes.qsize() > _FEW or not self._busy.acquire(blocking=False):
             self._outcomes.put(outcome)
             return
+        batch = [*self._take(_FEW), outcome]
         try:
-            self.settle([outcome])
+            self.settle(batch)
         except Exception:  # noqa: BLE001 - the thread, which meets the same error, knows what to do
-            self._outcomes.put(outcome)
+            for each in batch:
+                self._outcomes.put(each)
             return
         finally:
             self._busy.release()
         if self._on_settled is not None:
-            self._on_settled([outcome])
+            self._on_settled(batch)
 
     def _settle_patiently(self, batch: Sequence[Outcome]) -> None:
         """Settle, as often as it takes."""
@@ -179,6 +197,10 @@ class Settler:
             )
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        if self._broker.acks_at_start:
+            outcomes = [outcome for outcome in outcomes if not _is_settled(outcome)]
+            if not outcomes:
+                return
         self._completing.clear()
         settlements = self._together(outcomes) if self._are_together else self._apart(outcomes)
         answers = self._broker.settle(settlements, incarnation=self._incarnation)
@@ -315,6 +337,12 @@ class Settler:
             self._broker.settle([Settlement(outcome.delivery, reason)], incarnation=self._incarnation)
         except Exception:
             logger.exception("%s: not even quarantine took it; it stays claimed until this process ends", _label(outcome))
+
+
+def _is_settled(outcome: Outcome) -> bool:
+    """The message was acked before its job began, and nothing else came of it."""
+    job = outcome.job
+    return job is not None and job.acked and not (outcome.documents or outcome.publish or outcome.part)
 
 
 def _action(outcome: Outcome) -> Action:

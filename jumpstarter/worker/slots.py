@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from jumpstarter.jobs import Job, Place
@@ -51,6 +52,25 @@ class SlotBoard:
         self._names = _names(options)
         self._busy = dict.fromkeys([*self._names, THREADS, COROUTINES], 0)
         self._lock = threading.Lock()
+        # Events that are kept back, while they are.
+        self._kept: list[tuple[str, dict[str, str]]] | None = None
+        self._ended = threading.Event()
+
+    @contextmanager
+    def head_start(self) -> Iterator[Callable[[float], object]]:
+        """The loop hears of what happens in this block when it is left. It gets a function that waits until a slot turns idle, for
+        so many seconds at most. A loop that woke up at once would take the interpreter from a short job for longer than that job
+        takes."""
+        self._ended.clear()
+        with self._lock:
+            self._kept = []
+        try:
+            yield self._ended.wait
+        finally:
+            with self._lock:
+                kept, self._kept = self._kept, None
+                for event, data in kept:
+                    self._post(event, **data)
 
     def changed(self, place: Place, slot: int, job: Job | None) -> None:
         """A slot turned busy, with this job, or idle."""
@@ -59,15 +79,23 @@ class SlotBoard:
             before = self._busy[name]
             after = self._busy[name] = before + (-1 if job is None else 1)
             if before == 0 and job is not None:
-                self._post(f"{name}.begin", job=job.name, id=job.id)
+                self._tell(f"{name}.begin", job=job.name, id=job.id)
             elif after == 0:
-                self._post(f"{name}.end")
+                self._tell(f"{name}.end")
+                self._ended.set()
 
     def stepped(self, place: Place, job: Job, step: Step) -> None:
         """A job was asked to end, or abandoned. Told only of slots with a region of their own: others go on beside it."""
         name = self._name(place, job.slot)
         if place == "slot" and self._names.count(name) == 1:
-            self._post(f"{name}.ask" if step is Step.ASK else f"{name}.stick", job=job.name, id=job.id)
+            with self._lock:
+                self._tell(f"{name}.ask" if step is Step.ASK else f"{name}.stick", job=job.name, id=job.id)
+
+    def _tell(self, event: str, **data: str) -> None:
+        if self._kept is None:
+            self._post(event, **data)
+        else:
+            self._kept.append((event, data))
 
     def _name(self, place: Place, slot: int) -> str:
         if place == "slot":

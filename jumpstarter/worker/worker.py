@@ -30,7 +30,7 @@ from jumpstarter.abc.executor import Executor
 from jumpstarter.actors import Actor, DedicatedThread, loop, resource, task, timer
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import BrokerUnavailable, ResultsUnavailable
-from jumpstarter.jobs import ACK, RETURN, Job, Outcome, Place, Settlement
+from jumpstarter.jobs import RETURN, Job, Outcome, Place
 from jumpstarter.worker.admit import admit
 from jumpstarter.worker.bell import Bell
 from jumpstarter.worker.capacity import Capacity
@@ -52,6 +52,7 @@ SETTLEMENT: Final = "settlement"
 LEASE: Final = "lease"
 
 _PATIENCE: Final = 0.25  # seconds between two looks at whether jobs end
+_HEAD_START: Final = 0.001  # seconds for which the loop leaves the interpreter to jobs that a claim has brought
 _FIRST_RETRY, _LONGEST_RETRY = 0.1, 2.0  # seconds between looks at a broker that is away
 _STABLE: Final = 10.0  # seconds after which a broker that came back counts as back
 
@@ -112,6 +113,7 @@ class Worker(Actor):
             on_trouble=self._settling_troubled,
             on_parked=on_parked or self._look,
             on_settled=self._settled,
+            more_come=lambda: self.executor.backlog > 0,
         )
         self.watch = Watch(parts.application, self.runner, settle=self.settlement.put, on_step=self._stepped)
         self._receiver = Receiver(parts.broker, incarnation, options)
@@ -266,11 +268,16 @@ class Worker(Actor):
         except (BrokerUnavailable, ResultsUnavailable):
             self._return(admitted.jobs)
             raise
+        self.capacity.learn(len(deliveries), len(admitted.jobs))
         jobs = self._in_turn(admitted.jobs) if self.application.throttles else admitted.jobs
         by_place = self.capacity.sort(jobs)
-        with self._handing_over:
-            # Once polling has ended, the slots may be about to close: the jobs go through the loop, or back.
-            return by_place if ended.is_set() else self._submit(by_place, lambda executor: executor.takes_from_threads)
+        with self._board.head_start() as wait:
+            with self._handing_over:
+                # Once polling has ended, the slots may be about to close: the jobs go through the loop, or back.
+                left = by_place if ended.is_set() else self._submit(by_place, lambda executor: executor.takes_from_threads)
+            if by_place and not left and self._receiver.is_drained:
+                wait(_HEAD_START)
+        return left
 
     def _submit(self, by_place: Mapping[Place, Sequence[Job]], suits: Callable[[Executor], bool]) -> Mapping[Place, Sequence[Job]]:
         """Hand jobs to the executors that suit; what is left."""
@@ -429,7 +436,7 @@ class Worker(Actor):
             self.retire()
 
     def _ack_now(self, job: Job) -> bool:
-        return self.broker.settle([Settlement(job.delivery, ACK)], incarnation=self.incarnation)[0] is True
+        return self.broker.ack(job.delivery, incarnation=self.incarnation)
 
     def _return(self, jobs: Iterable[Job]) -> None:
         for job in jobs:

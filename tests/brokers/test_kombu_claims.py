@@ -326,6 +326,23 @@ def test_claims_beside_settlements_that_publish_do_not_disturb_the_server_in_its
     assert [broker.depth(name) for name in ("q", "r", "s")] == [0, 100, 100]
 
 
+def test_acks_of_one_beside_settlements_that_publish_do_not_disturb_the_server_either(open_on):
+    broker = open_on()
+    broker.publish([envelope(b"%d" % number) for number in range(2_000)])
+    late, early = claim(broker, 50), claim(broker, 2_000)
+
+    def settle_all():
+        batches = [[settlement(one, publish=[envelope(b"x" * 10_000, name) for name in ("r", "s")])] for one in late]
+        return [broker.settle(batch, incarnation="a") for batch in batches]
+
+    with ThreadPoolExecutor(1) as threads:
+        settling = threads.submit(settle_all)
+        assert all(broker.ack(one, incarnation="a") for one in early)
+        assert settling.result(60) == [[True]] * 50
+    assert broker.release("a") == 0
+    assert [broker.depth(name) for name in ("q", "r", "s")] == [0, 50, 50]
+
+
 def test_acks_are_joined_where_they_can_be(rabbitmq_server, broker):
     broker.publish([envelope(b"%d" % number) for number in range(100)])
     got = claim(broker)

@@ -145,13 +145,19 @@ def follow(broker, got, by):
     return broker.settle([settlement(one, publish=[envelope(one.envelope.body, "r")]) for one in got], incarnation=by)
 
 
-def test_claims_whose_answer_is_cut_off_are_not_lost(rabbitmq_server, open_on):
+@contextlib.contextmanager
+def cut_off(rabbitmq_server, open_on):
+    """A broker whose answers can be cut off, another one's that cannot, and what waits in the queue."""
     publisher = open_on()
     sent = [b"%d" % number for number in range(30)]
     publisher.publish([envelope(body) for body in sent])
-    done = []
     with FaultyProxy(rabbitmq_server.port) as proxy:
-        broker = open_on(url=f"amqp://guest:guest@127.0.0.1:{proxy.port}//")
+        yield proxy, open_on(url=f"amqp://guest:guest@127.0.0.1:{proxy.port}//"), publisher, sent
+
+
+def test_claims_whose_answer_is_cut_off_are_not_lost(rabbitmq_server, open_on):
+    done = []
+    with cut_off(rabbitmq_server, open_on) as (proxy, broker, publisher, sent):
         for turn in range(200):
             with contextlib.suppress(BrokerUnavailable):
                 if not claim(broker, 1, by=f"idle{turn}", queues=["nothing"]):  # it is connected
@@ -168,12 +174,8 @@ def test_claims_whose_answer_is_cut_off_are_not_lost(rabbitmq_server, open_on):
 
 
 def test_settlements_whose_answer_is_cut_off_are_carried_out_once_or_not_at_all(rabbitmq_server, open_on):
-    publisher = open_on()
-    sent = [b"%d" % number for number in range(30)]
-    publisher.publish([envelope(body) for body in sent])
     followed = []
-    with FaultyProxy(rabbitmq_server.port) as proxy:
-        broker = open_on(url=f"amqp://guest:guest@127.0.0.1:{proxy.port}//")
+    with cut_off(rabbitmq_server, open_on) as (proxy, broker, publisher, sent):
         for turn in range(200):
             with contextlib.suppress(BrokerUnavailable):
                 got = claim(broker, 3)
@@ -268,6 +270,45 @@ def test_consuming_goes_on_after_the_server_was_frozen_for_five_seconds(rabbitmq
 
 
 # The server is short of memory
+
+
+class Cut:
+    """A socket whose next send waits, and then fails."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self.has_begun, self.may_fail = threading.Event(), threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+    def send(self, _data):
+        self.has_begun.set()
+        assert self.may_fail.wait(PATIENCE)
+        raise ConnectionResetError("cut")
+
+
+def test_a_send_that_fails_while_others_are_about_to_send_fails_for_all(broker):
+    """Each has what the other one waits for, unless the first lets go before it tells of its failure."""
+    broker.publish([envelope(b"1")])
+    (one,) = claim(broker)
+    link = broker._sessions["a"].link
+    link._sock = cut = Cut(link._sock)
+
+    def ack():
+        with contextlib.suppress(BrokerUnavailable), link.cond:
+            cut.may_fail.set()
+            broker.ack(one, incarnation="a")
+
+    threads = [threading.Thread(target=call, daemon=True) for call in (lambda: link.send(b"beat"), ack)]
+    threads[0].start()
+    assert cut.has_begun.wait(PATIENCE)
+    threads[1].start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert link.failure is not None
+    assert bodies([next_one(broker)]) == [b"1"]
 
 
 def test_under_a_memory_alarm_publishers_are_told_why_and_consumers_go_on(rabbitmq_server, open_on):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from dataclasses import replace
 from typing import ClassVar
@@ -13,7 +14,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.memory import Transport as Memory
 
 from jumpstarter.brokers import open_broker
-from jumpstarter.brokers.kombu import KombuBroker
+from jumpstarter.brokers.kombu import KombuBroker, folder
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError
 from jumpstarter.jobs import REQUEUE
@@ -259,6 +260,35 @@ def test_a_file_that_is_no_message_does_not_end_the_claimant(open_on, tmp_path):
     broker.publish([envelope(b"1")])
     (tmp_path / "data" / "0_0.q.msg").write_text("no message")
     assert bodies(claim(broker)) == [b"1"]
+
+
+def test_what_is_published_while_others_look_is_read_whole(open_on):
+    sent = [b"%d" % number for number in range(300)]
+    got = []
+    publisher, reader = open_on(), open_on()
+    thread = threading.Thread(target=lambda: [publisher.publish([envelope(body)]) for body in sent])
+    thread.start()
+    while thread.is_alive() or reader.depth("q"):
+        got += bodies(claim(reader))
+    thread.join()
+    got += bodies(claim(reader))
+    assert sorted(got) == sorted(sent)
+
+
+def test_a_message_is_not_seen_before_it_is_written(open_on, monkeypatch):
+    """The moment that the test above may miss."""
+    seen = []
+    publisher, reader = open_on(), open_on()
+
+    class Watched(type(folder.Path())):
+        def write_text(self, *arguments):
+            super().write_text(*arguments)
+            seen.append(reader.depth("q"))
+
+    monkeypatch.setattr(folder, "Path", Watched)
+    publisher.publish([envelope(b"1")])
+    assert seen == [0]
+    assert bodies(claim(reader)) == [b"1"]
 
 
 def test_a_folder_that_is_not_there_is_a_broker_that_is_not_there(tmp_path):

@@ -1,6 +1,7 @@
 """``jumpstarter pipeline``: run to the end with a report, stop on a signal, say how far it is."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -72,6 +73,44 @@ def test_a_signal_lets_it_finish_and_end_well(folder):
         running.send_signal(signal.SIGTERM)
         assert "1 rows done" in running.communicate(timeout=40)[0]
         assert running.returncode == 0
+
+
+def test_the_progress_is_on_the_terminal_and_the_actors_can_be_looked_at(folder, monkeypatch):
+    monkeypatch.setenv("JUMPSTARTER_WINDOWS", str(folder / "windows"))
+    program = Path(sys.executable).parent / "jumpstarter"
+    put(folder, "a", "b", "c")
+    terminal, theirs = os.openpty()
+    with (
+        open(terminal, "rb", buffering=0) as screen,  # noqa: PTH123 - a descriptor has no path
+        subprocess.Popen(
+            [program, "pipeline", "run", "shop:flow"], cwd=folder, stdout=subprocess.PIPE, stderr=theirs, text=True
+        ) as running,
+    ):
+        os.close(theirs)
+        shown = ""
+        try:
+            while "Answer ████████████████████████ 100% 3 done, 0 open" not in shown or "Upload" not in shown:
+                shown += screen.read(1000).decode(errors="replace")
+            actors = subprocess.run([program, "actors"], capture_output=True, text=True, timeout=30, check=True).stdout
+        finally:
+            running.send_signal(signal.SIGINT)
+        running.communicate(timeout=40)
+        rest = screen.read(1000).decode()
+    assert (shown + rest).endswith("\x1b[2A\r\n\r\n"), "the report begins below"
+    assert "| requests 99" in shown
+    assert "rows 4997/5000, resets in" in shown
+    assert "\x1b[2A" in shown, "the next look is written over this one"
+    assert "(Answer): health.healthy | flow.running | work." in actors
+    assert "(Upload): health.healthy" in actors
+
+
+def test_a_window_that_cannot_be_opened_is_told_and_keeps_nobody_from_working(folder, monkeypatch):
+    monkeypatch.setenv("JUMPSTARTER_WINDOWS", str(folder / "shop.py"))
+    put(folder, "a")
+    done = command(folder, "run", "shop:flow", "--until", "settled")
+    assert done.returncode == 0
+    assert "will not show this process" in done.stderr
+    assert "1 rows done" in done.stdout
 
 
 @pytest.mark.parametrize(

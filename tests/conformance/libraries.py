@@ -66,6 +66,18 @@ class Library:
         return USES / f"test_{self.name.replace('-', '_')}.py"
 
 
+def for_django(name: str, version: str, what: str, shape: str, *packages: str) -> Library:
+    """One of Celery's own for Django, ``django-celery-<name>``: their tests are laid out alike."""
+    return Library(
+        name=f"django-celery-{name}",
+        version=version,
+        what=what,
+        shape=shape,
+        packages=("pytest-django", "case", *packages),
+        tests=("t/unit",),
+    )
+
+
 LIBRARIES = (
     Library(
         name="apache-airflow-providers-celery",
@@ -92,21 +104,9 @@ LIBRARIES = (
         tests=("tests",),
     ),
     Library(name="celery-singleton", version="0.3.1", what="tasks of which one call at a time exists", shape="base class"),
-    Library(
-        name="django-celery-beat",
-        version="2.9.0",
-        what="a scheduler that keeps its schedule in Django's database",
-        shape="beat's classes",
-        packages=("pytest<9", "pytest-django", "ephem", "case"),
-        tests=("t/unit",),
-    ),
-    Library(
-        name="django-celery-results",
-        version="2.6.0",
-        what="results in Django's database and cache",
-        shape="result backends",
-        packages=("pytest-django", "pytest-benchmark", "case", "psycopg2-binary"),
-        tests=("t/unit",),
+    for_django("beat", "2.9.0", "a scheduler that keeps its schedule in Django's database", "beat's classes", "pytest<9", "ephem"),
+    for_django(
+        "results", "2.6.0", "results in Django's database and cache", "result backends", "pytest-benchmark", "psycopg2-binary"
     ),
     Library(
         name="django-user-tasks",

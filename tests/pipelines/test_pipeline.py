@@ -647,6 +647,10 @@ def definition(**attributes):
         (lambda: definition(rows=MemoryRows(), call=step(cost=1)(_step)), "write budget = Budget"),
         (lambda: definition(rows=MemoryRows(), budget=Budget("b", rows=1 / day), call=step(_step)), "limits no step"),
         (lambda: definition(rows=MemoryRows(), budget=Budget("b", rows=1 / day), call=step(cost=1)(_step)), "does not limit: rows"),
+        (
+            lambda: definition(rows=MemoryRows(), budget=Budget("b", requests=1 / day), call=step(cost=2)(_step)),
+            "never be called: it costs 2",
+        ),
         (lambda: definition(rows=MemoryRows(), told=side(_told)), "is none of these"),
         (lambda: definition(rows=MemoryRows(), one=on_failed(_step), two=on_failed(_told)), "declared twice"),
     ],
@@ -721,6 +725,59 @@ async def test_rows_that_cost_what_is_in_them_are_taken_as_far_as_the_budget_goe
     await run(Tokens(until="settled"))
     assert sorted(map(sorted, api)) == [[10, 50], [30, 40]]
     assert left == [30, 40]
+
+
+async def test_a_row_that_costs_more_than_a_whole_limit_fails_alone_with_the_reason(store):
+    calls, heard = [], []
+
+    class Llm(Pipeline):
+        rows = source(store, [{"tokens": tokens} for tokens in (40, 700, 30, 501)], batch=Gather(3, by=lambda row: "one"))
+        budget = Budget("llm", requests=100 / day, tokens=500 / day)
+
+        @step(cost=dict(requests=1, tokens=lambda rows: sum(row["tokens"] for row in rows)))
+        async def ask(self, rows):
+            calls.append([row["tokens"] for row in rows])
+            return rows
+
+        @sink
+        async def keep(self, results):
+            calls.append(len(results))
+
+        @side
+        async def audit(self, event: BatchFailed):
+            heard.append([row["tokens"] for row in event.rows])
+
+    llm = Llm(until="settled")
+    await run(llm)
+    assert calls == [[40, 30], 2]
+    dead = await llm.rows.dead()
+    assert [(row.value["tokens"], row.attempts) for row in dead] == [(700, 1), (501, 1)]
+    assert dead[0].reason == "it costs 700 tokens, and budget 'llm' never grants more than 500 / day"
+    assert heard == [[700], [501]]
+    assert (llm.report.done, llm.report.failed, llm.report.dead, llm.report.requests) == (2, 2, 2, 1)
+    assert (await llm.rows.counts()).open == 0
+
+
+async def test_on_failed_may_save_a_row_that_costs_too_much(store):
+    seen = []
+
+    class Llm(Pipeline):
+        rows = source(store, [[1, 2], [1, 2, 3, 4]], batch=10, attempts=2)
+        budget = Budget("short", words=3 / day)
+
+        @step(cost=dict(words=lambda rows: sum(map(len, rows))))
+        async def ask(self, rows):
+            return rows
+
+        @on_failed
+        async def later(self, rows, error):
+            seen.append((rows, error))
+            await self.rows.put_back(rows, after=1, reason="perhaps when the limit is higher")
+
+    llm = Llm(until="settled")
+    await run(llm)
+    assert seen == [([[1, 2, 3, 4]], None)] * 2
+    assert [(row.value, row.reason) for row in await llm.rows.dead()] == [([1, 2, 3, 4], "perhaps when the limit is higher")]
 
 
 async def test_it_may_be_started_again_when_it_has_drained(store):

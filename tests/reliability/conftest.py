@@ -57,7 +57,7 @@ class Desk:
         """The same, once it is ready."""
         return wait_ready(self.start(*options, **settings))
 
-    def run(self, code: str, **settings: Any) -> Any:
+    def run(self, code: str, *, within: float = 90, **settings: Any) -> Any:
         """Run a client's code, which has the app's module as ``pains``; what it assigns to ``answer`` comes back."""
         self._number += 1
         program = self.folder / f"client{self._number}.py"
@@ -65,7 +65,7 @@ class Desk:
         log = program.with_suffix(".log")
         command = [*self.side.python, program]
         with Program(command, folder=self.folder, env=self.environment(**settings), log=log) as client:
-            exit_code = client.wait(within=90)
+            exit_code = client.wait(within=within)
             assert exit_code == 0, client.text()
             return json.loads(client.text().rpartition("ANSWER")[2].splitlines()[0])
 

@@ -1,23 +1,17 @@
 """Pipelines under SIGKILL, in real time against an HTTP server that counts. Short here; RELIABILITY=full takes what is promised.
 
 ``utilisation``: several processes share one allowance, one is killed again and again. ``nothing lost``: rows against an API that
-fails, hangs and refuses. ``join``: three pipelines and three plain programs, each part of a thousand things.
+fails, hangs and refuses. Joins are in ``test_joins.py``.
 """
 
 from __future__ import annotations
 
 import os
-import random
-import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
 
 import anyio
 import pytest
@@ -26,9 +20,9 @@ from examples.pipelines.server import Server, options
 from jumpstarter.actors import hosted
 from jumpstarter.pipelines import Budget, Pipeline, Source, open_store, second, step
 from tests.redis_server import RedisServer, redis_server, shared_redis  # noqa: F401 - fixtures
+from tests.reliability.crew import Crew
 
 FULL = os.environ.get("RELIABILITY") == "full"
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.timeout(900 if FULL else 110)]
 
@@ -44,49 +38,6 @@ def serving(*arguments):
         server.shutdown()
         server.server_close()
         thread.join(5)
-
-
-class Crew:
-    """Worker processes of one module in a folder. Those that are killed are started again."""
-
-    def __init__(self, folder, module, **env):
-        (folder / "crew.py").write_text(textwrap.dedent(module))
-        self._folder = folder
-        self._env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-        self._running = []
-        self.kills = 0
-
-    def start(self, name, *more):
-        program = Path(sys.executable).parent / "jumpstarter"
-        log = (self._folder / "log").open("ab")
-        with log:
-            process = subprocess.Popen(
-                [program, "pipeline", "run", f"crew:{name}", "--quiet", *more],
-                cwd=self._folder,
-                env=self._env,
-                stdout=log,
-                stderr=log,
-            )
-        self._running.append((name, process))
-        return process
-
-    def kill_one(self):
-        number = random.randrange(len(self._running))
-        name, process = self._running.pop(number)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        self.kills += 1
-        self.start(name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        for _, process in self._running:
-            process.kill()
-            process.wait()
-        if any(error):
-            print((self._folder / "log").read_text()[-4000:])
 
 
 LIMITED = """
@@ -208,91 +159,6 @@ def test_no_row_is_lost_when_processes_are_killed_and_the_api_fails_hangs_and_re
     assert not set(stored) & dead or FULL
     # Stored again only what was in flight at a kill: two processes with four batches each.
     assert twice <= crew.kills * 4 * batch
-
-
-JOINED = """
-    import os
-    import anyio
-    from jumpstarter.pipelines import *
-
-    STORE, COUNT = os.environ["STORE"], int(os.environ["COUNT"])
-
-    class Report(Pipeline):
-        rows = Join("report", expect=3, by="n", timeout=hours(1), late="late", store=STORE, batch=10, lease=2)
-
-        @sink
-        def write(self, rows):
-            with open("reports", "a") as file:
-                file.write("".join(f"{row['key']} {row['complete']}\\n" for row in rows))
-
-    class Part(Pipeline):
-        @step
-        async def work(self, rows):
-            await anyio.sleep(0.05)
-            return [{"n": row["n"]} for row in rows]
-
-    class Orders(Part):
-        rows = Source("orders", store=STORE, batch=7, lease=2, key="n")
-
-    class Prices(Part):
-        rows = Source("prices", store=STORE, batch=5, lease=2, key="n")
-
-    class Stock(Part):
-        rows = Source("stock", store=STORE, batch=3, lease=2, key="n")
-
-    flow = (Orders & Prices & Stock) >> Report
-"""
-
-
-def test_a_join_of_three_pipelines_fires_once_for_each_key_while_they_are_killed(redis_server, tmp_path):  # noqa: F811 - the fixture
-    count, most = (1000, 60) if FULL else (150, 3)
-    store = open_store(redis_server.url)
-
-    for name in ("orders", "prices", "stock"):
-        Source(name, store=store, key="n").put_nowait({"n": number} for number in range(count))
-    fired = Counter()
-    with Crew(tmp_path, JOINED, STORE=redis_server.url, COUNT=str(count)) as crew:
-        for _ in range(2):
-            crew.start("flow")
-        deadline = time.monotonic() + 90
-        reports = tmp_path / "reports"
-        while True:
-            assert time.monotonic() < deadline, [store.counts(name) for name in ("orders", "prices", "stock", "report")]
-            time.sleep(0.4)
-            open_rows = sum(store.counts(name).open for name in ("orders", "prices", "stock", "report"))
-            if not open_rows and reports.exists():
-                break
-            if crew.kills < most:
-                crew.kill_one()
-    fired.update(line.split()[0] for line in reports.read_text().splitlines())
-    assert set(fired) == {str(number) for number in range(count)}
-    assert "False" not in reports.read_text()
-    # The join itself has fired once: it would have put a second row otherwise. Its sink, which does not write by key, may have
-    # been killed between writing and settling.
-    assert store.progress("Report")["done"] == count
-    assert store.counts("late").open == 0
-    assert sum(times - 1 for times in fired.values()) <= crew.kills * 10
-
-
-def test_a_join_of_three_programs_fires_once_a_thousand_times(redis_server, tmp_path):  # noqa: F811 - the fixture
-    """Three processes hand in the same thousand keys at once, each of them twice, as Celery tasks that are delivered again."""
-    code = """
-        import os, sys
-        from jumpstarter.pipelines import Join
-        join = Join("report", expect=3, store=os.environ["STORE"])
-        for turn in range(2):
-            for number in range(1000):
-                print(join.arrive_nowait(number, sys.argv[1], turn))
-    """
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "STORE": redis_server.url}
-    programs = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), name], env=env, stdout=subprocess.PIPE, text=True)
-        for name in ("a", "b", "c")
-    ]
-    answers = Counter(line for program in programs for line in program.communicate(timeout=80)[0].split())
-    assert answers["fired"] == 1000
-    assert sum(answers.values()) == 6000
-    assert open_store(redis_server.url).counts("report").waiting == 1000
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

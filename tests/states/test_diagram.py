@@ -18,12 +18,17 @@ DEFINITION = {
         {
             "name": "started",
             "label": 'the "real" life',
+            "on_exit": ["tidy", "_count"],
             "parallel": [
                 {
                     "name": "health",
                     "initial": "healthy",
                     "states": ["healthy", "degraded"],
-                    "transitions": [["warn", "healthy", "degraded"], {"trigger": "ping", "source": "healthy", "dest": None}],
+                    "transitions": [
+                        {"trigger": "warn", "source": "healthy", "dest": "degraded", "unless": "In(idle)"},
+                        {"trigger": "shout", "source": "healthy", "dest": "degraded", "unless": "In(idle)"},
+                        {"trigger": "ping", "source": "healthy", "dest": None},
+                    ],
                 },
                 {
                     "name": "polling",
@@ -31,56 +36,61 @@ DEFINITION = {
                     "states": ["idle", "check", "busy", {"name": "h", "history": "deep"}],
                     "transitions": [
                         {"trigger": "slot: begin", "source": "idle", "dest": "check"},
-                        {"trigger": "", "source": "check", "dest": "busy", "conditions": ["has_room", "In(healthy)"]},
-                        {"trigger": "", "source": "check", "dest": "idle", "unless": "has_room"},
+                        {"trigger": "", "source": "check", "dest": "busy", "conditions": ["_has_room", "In(healthy)"]},
+                        {"trigger": "", "source": "check", "dest": "idle"},
                     ],
                 },
             ],
         },
         {"name": "stopped", "final": True},
     ],
-    "transitions": [["ready", "starting", "started"], ["stop", "started", "stopped"], ["resume", "starting", "started.polling.h"]],
+    "transitions": [
+        {"trigger": "ready", "source": "starting", "dest": "started", "before": "go"},
+        ["resume", "starting", "started"],
+        ["stop", "started", "stopped"],
+        ["resume", "starting", "started.polling.h"],
+    ],
     "lenient": True,
 }
 
 EXPECTED = """\
 stateDiagram-v2
+    state started_polling_check <<choice>>
+    [*] --> starting
+    starting --> started : ready / go<br/>resume
+    started --> stopped : stop
+    starting --> started_polling_h : resume
     state "starting" as starting
     starting : entry / open
     starting : postpones job
     starting : timeout 30 s
-    state "the 'real' life" as started
+    state "the 'real' life · exit / tidy" as started
     state started {
         state "health" as started_health
         state started_health {
+            [*] --> started_health_healthy
+            started_health_healthy --> started_health_degraded : warn / shout [not In(idle)]
+            started_health_healthy --> started_health_healthy : ping (stays)
             state "healthy" as started_health_healthy
             state "degraded" as started_health_degraded
-            [*] --> started_health_healthy
-            started_health_healthy --> started_health_degraded : warn
-            started_health_healthy --> started_health_healthy : ping (stays)
         }
         --
         state "polling" as started_polling
         state started_polling {
-            state "idle" as started_polling_idle
-            state started_polling_check <<choice>>
-            state "busy" as started_polling_busy
-            state "H*" as started_polling_h
-            started_polling_h --> started_polling_idle : default
             [*] --> started_polling_idle
             started_polling_idle --> started_polling_check : slot#58; / begin
             started_polling_check --> started_polling_busy : [has_room and In(healthy)]
-            started_polling_check --> started_polling_idle : [not has_room]
+            started_polling_check --> started_polling_idle
+            state "idle" as started_polling_idle
+            state "busy" as started_polling_busy
+            state "H*" as started_polling_h
+            started_polling_h --> started_polling_idle : default
         }
     }
     state "stopped" as stopped
     stopped --> [*]
-    [*] --> starting
-    starting --> started : ready
-    started --> stopped : stop
-    starting --> started_polling_h : resume
     classDef active fill:#2f855a,color:#fff,stroke:#22543d
-    class started,started_health,started_health_degraded active
+    class started_health_degraded active
 """
 
 
@@ -108,6 +118,30 @@ def test_a_transition_between_regions_is_drawn_outside_of_them():
         "lenient": True,
     }
     assert "\n    p_r_1 --> p_s_2 : drive\n" in Chart.compile(definition).mermaid()
+
+
+def test_a_state_that_a_trigger_and_no_trigger_lead_to_alike_needs_none_to_be_told():
+    definition = {
+        "states": ["a", "b"],
+        "initial": "a",
+        "transitions": [
+            {"trigger": "go", "source": "a", "dest": "b", "conditions": "may"},
+            {"trigger": "", "source": "a", "dest": "b", "conditions": "may"},
+        ],
+    }
+    assert "a --> b : [may]\n" in Chart.compile(definition).mermaid()
+
+
+def test_a_state_that_may_be_rested_in_is_no_choice():
+    definition = {
+        "states": ["a", "b", "c"],
+        "initial": "a",
+        "transitions": [
+            {"trigger": "", "source": "a", "dest": "b", "conditions": "may"},
+            {"trigger": "", "source": "a", "dest": "c", "conditions": "must"},
+        ],
+    }
+    assert "choice" not in Chart.compile(definition).mermaid()
 
 
 @settings(max_examples=100, deadline=None)

@@ -168,3 +168,38 @@ def test_a_restart_is_one_trace_from_the_stop_to_the_new_start_and_is_counted(ru
     assert restart.end - restart.start == 4
     assert len({span.trace_id for span in collector.spans}) == 1
     assert [point.value for point in collector.points if point.name == "jumpstarter.actor.restarts"][-1] == 1
+
+
+def test_how_many_messages_wait_and_how_many_are_dead_is_told_by_class(run: Run, collector: Collector) -> None:
+    run(
+        """
+        import anyio
+        from jumpstarter.actors import Actor, Event, Mailbox, handles, hosted
+        from jumpstarter.telemetry import configure
+
+        class Note(Event):
+            pass
+
+        class Slow(Actor):
+            mailbox = Mailbox(3, when_full="drop_newest")
+
+            @handles(Note, during="degraded")
+            async def note(self, message):
+                pass
+
+        async def main():
+            async with hosted(Slow()) as one, hosted(Slow()) as other:
+                for _ in range(5):
+                    one.tell_nowait(Note())
+                other.tell_nowait(Note())
+                telemetry.shutdown()
+
+        telemetry = configure("shop")
+        anyio.run(main)
+        """,
+        collector.environment,
+    )
+    last = {point.name: point for point in collector.points}
+    depth, dead = last["jumpstarter.actor.mailbox.depth"], last["jumpstarter.actor.dead_letters"]
+    assert (depth.value, depth.attributes) == (4, {"jumpstarter.kind": "Slow"})
+    assert (dead.value, dead.attributes) == (2, {"jumpstarter.kind": "Slow", "jumpstarter.reason": "full"})

@@ -297,6 +297,10 @@ class AmqpBroker(Broker):
             verdicts = iter(session.settle(claimed))
         return [isinstance(one.action, Acked) or next(verdicts) for one in settlements]
 
+    def ack(self, delivery: Delivery, *, incarnation: str) -> bool:
+        session = self._sessions.get(incarnation)
+        return session is not None and session.ack(delivery)
+
     # Leases: the server watches the connection
 
     def hold(self, tags: Sequence[str], lease: float, *, incarnation: str) -> None:

@@ -153,7 +153,9 @@ class Link:
         self.failure: BrokerError | None = None
         self.blocked = ""
         self.declared: set[object] = set()
-        self.cond = threading.Condition(threading.RLock())
+        #: What ``cond`` locks; entered in C, which counts where it is entered for every message.
+        self.lock = threading.RLock()
+        self.cond = threading.Condition(self.lock)
         self._reading = False
         self._sending = threading.Lock()
         self._calling = threading.RLock()
@@ -197,13 +199,19 @@ class Link:
             raise self.failure
         with self._sending:
             self._out.append(parts[0] if len(parts) == 1 else b"".join(parts))
-            self._flush()
+            error = self._flush()
+        if error is not None:
+            self._lost(error)
         self._spoke = time.monotonic()
         if is_question and self._asked <= self.heard:
             self._asked = self._spoke
 
-    def _flush(self) -> None:
-        """Send what the socket takes now. Called while sending is locked."""
+    def _lost(self, error: OSError) -> None:
+        # Not while sending is locked: whoever holds ``cond``, which this takes, may be about to send.
+        self.fail(BrokerUnavailable(self._address.url, _why(error)))
+
+    def _flush(self) -> OSError | None:
+        """Send what the socket takes now; what is wrong with it. Called while sending is locked."""
         out = self._out
         while out:
             if len(out) > 1:
@@ -214,15 +222,15 @@ class Link:
                 with self._tls:
                     sent = self._sock.send(out[0])
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return
+                return None
             except OSError as error:
                 out.clear()
-                self.fail(BrokerUnavailable(self._address.url, _why(error)))
-                return
+                return error
             if sent < len(out[0]):
                 out[0] = out[0][sent:]
             else:
                 out.popleft()
+        return None
 
     # In
 
@@ -306,7 +314,9 @@ class Link:
         events = ready.get(sock.fileno(), 0)
         if events & select.POLLOUT:
             with self._sending:
-                self._flush()
+                error = self._flush()
+            if error is not None:
+                self._lost(error)
         return bool(events & ~select.POLLOUT)
 
     def _message(self, channel: int, message: wire.Message) -> None:

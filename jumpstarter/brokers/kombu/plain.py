@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: Kombu's transports that are no queues for more than one reader at a time, or that have a broker of their own here.
 _NOT_HERE: Final = frozenset({"amqp", "amqps", "pyamqp", "librabbitmq", "memory", "redis", "rediss", "kafka", "confluentkafka"})
+#: Transports of Kombu's that we have mended, as Kombu finds them.
+_OWN: Final = {"filesystem": "jumpstarter.brokers.kombu.folder:Transport"}
 #: Transport options, unless the application says otherwise. Claims do not wait: a channel that does (10 s) would keep everybody
 #: else from its connection.
 _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -102,7 +104,11 @@ class KombuBroker(Broker):
     def _connection(self, timeout: float) -> Any:
         try:
             connection = kombu.Connection(
-                self._url, connect_timeout=timeout, transport_options=dict(self._options), ssl=self._ssl or False
+                self._url,
+                connect_timeout=timeout,
+                transport_options=dict(self._options),
+                ssl=self._ssl or False,
+                transport=_OWN.get(self._url.partition("://")[0].lower()),
             )
             connection.transport  # noqa: B018 - finds out whether there is one, and whether its library is installed
         except (ImportError, KeyError, TypeError, ValueError) as error:

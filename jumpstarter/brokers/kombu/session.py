@@ -42,7 +42,7 @@ from jumpstarter.brokers.kombu import wire
 from jumpstarter.brokers.kombu.link import WORK, Declarer, Link
 from jumpstarter.brokers.kombu.topology import LONGEST_DELAY, QUARANTINE
 from jumpstarter.errors import BrokerUnavailable
-from jumpstarter.jobs import Ack, Acked, Action, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
+from jumpstarter.jobs import ACK, Ack, Acked, Action, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
 
 if TYPE_CHECKING:
     from jumpstarter.brokers.kombu.broker import AmqpBroker
@@ -515,6 +515,24 @@ class Session:
         self._give_back(self._take_all(), deadline)
 
     # Settling
+
+    def ack(self, delivery: Delivery) -> bool:
+        """Ack this one message; False where it is not held any more. On the way of every job that is acked before it begins: the
+        server takes it with the next look at the connection, and nobody waits for it (see :meth:`_settle`)."""
+        link, tag = self.link, delivery.tag
+        with link.lock:
+            claim = self.held.get(tag)
+            if claim is None:
+                return False
+            if claim.number and self._committed >= self._gate and time.monotonic() - link.heard <= FRESH:
+                del self.held[tag]
+                self._unacked.pop(claim.number, None)
+                link.send(wire.ack_and_commit(WORK, claim.number))
+                self._commits += 1
+                if link.failure is not None:
+                    raise link.failure
+                return True
+        return self.settle([Settlement(delivery, ACK)])[0]
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """See :meth:`jumpstarter.abc.broker.Broker.settle`."""

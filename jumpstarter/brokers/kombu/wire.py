@@ -469,6 +469,14 @@ def commit(channel: int) -> bytes:
     return method(channel, TX_COMMIT)
 
 
+_ACK_AND_COMMIT: Final = Struct(">BHIIQBBBHIIB")
+
+
+def ack_and_commit(channel: int, tag: int) -> bytes:
+    """:func:`ack` and :func:`commit`, for one message: what is sent for every job that is acked before it begins."""
+    return _ACK_AND_COMMIT.pack(METHOD, channel, 13, BASIC_ACK, tag, 0, 206, METHOD, channel, 4, TX_COMMIT, 206)
+
+
 HEARTBEAT_FRAME: Final = _FRAME_HEAD.pack(HEARTBEAT, 0, 0) + END
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from jumpstarter.pipelines import windows
 from jumpstarter.pipelines.clocks import clock
+from jumpstarter.pipelines.stores.budgets import LocalBudgets
 from jumpstarter.pipelines.stores.port import (
     Arrived,
     Back,
@@ -17,15 +17,17 @@ from jumpstarter.pipelines.stores.port import (
     Claim,
     Counts,
     DeadRow,
-    Grant,
     JoinSpec,
     Part,
     Put,
-    Room,
     Row,
     Settlement,
+    joined_row,
+    late_row,
 )
-from jumpstarter.pipelines.windows import Amounts, State
+from jumpstarter.pipelines.windows import State
+
+T = TypeVar("T")
 
 
 class _Queue:
@@ -112,7 +114,7 @@ def _drop(queue: _Queue, fence: int, keys: Sequence[str]) -> None:
         del queue.claims[fence]
 
 
-class MemoryStore:
+class MemoryStore(LocalBudgets):
     """See the module's text.
 
     :param name: part of its address only.
@@ -130,29 +132,9 @@ class MemoryStore:
 
     # -- budgets --
 
-    def take(self, budget: BudgetSpec, want: Amounts, least: Amounts) -> Grant:
-        now = clock().now()
+    def on_state(self, budget: BudgetSpec, work: Callable[[State], T]) -> T:
         with self._lock:
-            decision = windows.take(self._state(budget), budget.windows(now), now, want, least)
-        return Grant(decision.granted, now, decision.wait)
-
-    def peek(self, budget: BudgetSpec, least: Amounts) -> Room:
-        now = clock().now()
-        with self._lock:
-            looks = windows.examine(self._state(budget), budget.windows(now), now, least)
-        return Room(now, max((look.wait for look in looks), default=0.0), looks)
-
-    def refund(self, budget: BudgetSpec, grant: Grant, back: Amounts) -> None:
-        now = clock().now()
-        with self._lock:
-            windows.refund(self._state(budget), budget.windows(now), grant.amounts, grant.at, back)
-
-    def block(self, budget: BudgetSpec, seconds: float | None, until: float | None) -> None:
-        with self._lock:
-            windows.block(self._state(budget), until if until is not None else clock().now() + (seconds or 0.0))
-
-    def _state(self, budget: BudgetSpec) -> State:
-        return self._budgets.setdefault(budget.name, {})
+            return work(self._budgets.setdefault(budget.name, {}))
 
     # -- rows --
 
@@ -271,9 +253,7 @@ class MemoryStore:
         join, queue = part.join, self._queues[part.join.queue]
         if queue.fired.get(part.key, 0.0) > now:
             if join.late:
-                self._queues[join.late].put(
-                    [(f"{part.key}/{part.name}", {"key": part.key, "part": part.name, "value": part.value})], now, 0
-                )
+                self._queues[join.late].put([late_row(part)], now, 0)
             return "late"
         parts = queue.parts.setdefault(part.key, {})
         if part.name in parts:
@@ -291,8 +271,8 @@ class MemoryStore:
         _expire(queue.fired, now)
         queue.fired[key] = now + join.remember
         queue.deadlines.pop(key, None)
-        value = {"key": key, "parts": queue.parts.pop(key), "complete": is_complete}
-        self._queues[join.queue if is_complete else join.timed_out].put([(key, value)], now, 0)
+        row = joined_row(key, queue.parts.pop(key), is_complete=is_complete)
+        self._queues[join.queue if is_complete else join.timed_out].put([row], now, 0)
 
     def expire(self, join: JoinSpec) -> int:
         now = clock().now()

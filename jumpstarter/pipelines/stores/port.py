@@ -175,6 +175,16 @@ class Part:
     value: Any
 
 
+def late_row(part: Part) -> tuple[str, dict[str, Any]]:
+    """The key and the row that a part becomes when its join has fired."""
+    return f"{part.key}/{part.name}", {"key": part.key, "part": part.name, "value": part.value}
+
+
+def joined_row(key: str, parts: Mapping[str, Any], *, is_complete: bool) -> tuple[str, dict[str, Any]]:
+    """The key and the row that the parts become when their join fires."""
+    return key, {"key": key, "parts": parts, "complete": is_complete}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """What becomes of rows that were claimed, and what follows: all of it, or nothing when the fence does not hold any more.

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from jumpstarter.embedded.database import Database, Place
 from jumpstarter.errors import StoreUnavailable
-from jumpstarter.pipelines import windows
 from jumpstarter.pipelines.clocks import clock
+from jumpstarter.pipelines.stores.budgets import LocalBudgets
 from jumpstarter.pipelines.stores.port import (
     Arrived,
     Back,
@@ -22,15 +22,15 @@ from jumpstarter.pipelines.stores.port import (
     Claim,
     Counts,
     DeadRow,
-    Grant,
     JoinSpec,
     Part,
     Put,
-    Room,
     Row,
     Settlement,
+    joined_row,
+    late_row,
 )
-from jumpstarter.pipelines.windows import Amounts, State
+from jumpstarter.pipelines.windows import State
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ CREATE TABLE IF NOT EXISTS jumpstarter_progress (
 _WAITS = "queue = ? AND due IS NULL AND fence IS NULL AND dead IS NULL"
 
 
-class SqliteStore:
+class SqliteStore(LocalBudgets):
     """See the module's text.
 
     :param url: ``sqlite:////absolute/path.db`` or ``sqlite:///relative/path.db``.
@@ -102,25 +102,7 @@ class SqliteStore:
 
     # -- budgets --
 
-    def take(self, budget: BudgetSpec, want: Amounts, least: Amounts) -> Grant:
-        now = clock().now()
-        decision = self._on_state(budget, lambda state: windows.take(state, budget.windows(now), now, want, least))
-        return Grant(decision.granted, now, decision.wait)
-
-    def peek(self, budget: BudgetSpec, least: Amounts) -> Room:
-        now = clock().now()
-        looks = self._on_state(budget, lambda state: windows.examine(state, budget.windows(now), now, least))
-        return Room(now, max((look.wait for look in looks), default=0.0), looks)
-
-    def refund(self, budget: BudgetSpec, grant: Grant, back: Amounts) -> None:
-        now = clock().now()
-        self._on_state(budget, lambda state: windows.refund(state, budget.windows(now), grant.amounts, grant.at, back))
-
-    def block(self, budget: BudgetSpec, seconds: float | None, until: float | None) -> None:
-        moment = until if until is not None else clock().now() + (seconds or 0.0)
-        self._on_state(budget, lambda state: windows.block(state, moment))
-
-    def _on_state(self, budget: BudgetSpec, work: Callable[[State], T]) -> T:
+    def on_state(self, budget: BudgetSpec, work: Callable[[State], T]) -> T:
         def change(connection: sqlite3.Connection) -> T:
             row = connection.execute("SELECT state FROM jumpstarter_budgets WHERE name = ?", (budget.name,)).fetchone()
             state: State = json.loads(row[0]) if row else {}
@@ -346,8 +328,8 @@ def _settle_rows(connection: sqlite3.Connection, settlement: Settlement, now: fl
         "UPDATE jumpstarter_rows SET fence = NULL, tries = tries + 1, dead = ?, died = ? WHERE key = ? AND fence = ?",
         [(reason, now, key, fence) for key, reason in settlement.dead],
     )
-    which, values = "fence = ?", [fence]
-    arguments: list[Any] = [*values]
+    which = "fence = ?"
+    arguments: list[Any] = [fence]
     if settlement.keys is not None:
         which += " AND key IN (SELECT value FROM json_each(?))"
         arguments.append(json.dumps(list(settlement.keys)))
@@ -386,8 +368,7 @@ def _arrive(connection: sqlite3.Connection, part: Part, now: float) -> Arrived:
     row = connection.execute("SELECT fired FROM jumpstarter_joined WHERE queue = ? AND key = ?", (join.queue, key)).fetchone()
     if row is not None and row[0] is not None and row[0] > now:
         if join.late:
-            value = {"key": key, "part": part.name, "value": part.value}
-            _put(connection, Put(join.late, [(f"{key}/{part.name}", value)]), now)
+            _put(connection, Put(join.late, [late_row(part)]), now)
         return "late"
     added = connection.execute(
         "INSERT OR IGNORE INTO jumpstarter_join_parts VALUES (?, ?, ?, ?)", (join.queue, key, part.name, json.dumps(part.value))
@@ -410,13 +391,13 @@ def _fire(connection: sqlite3.Connection, join: JoinSpec, key: str, now: float, 
     parts = connection.execute(
         "DELETE FROM jumpstarter_join_parts WHERE queue = ? AND key = ? RETURNING part, body", (join.queue, key)
     ).fetchall()
-    value = {"key": key, "parts": {name: json.loads(body) for name, body in parts}, "complete": is_complete}
+    row = joined_row(key, {name: json.loads(body) for name, body in parts}, is_complete=is_complete)
     connection.execute("DELETE FROM jumpstarter_joined WHERE queue = ? AND fired <= ?", (join.queue, now))
     connection.execute(
         "UPDATE jumpstarter_joined SET fired = ?, deadline = NULL WHERE queue = ? AND key = ?",
         (now + join.remember, join.queue, key),
     )
-    _put(connection, Put(join.queue if is_complete else join.timed_out, [(key, value)]), now)
+    _put(connection, Put(join.queue if is_complete else join.timed_out, [row]), now)
 
 
 def _add(connection: sqlite3.Connection, pipeline: str, counts: Mapping[str, float]) -> None:

@@ -1,5 +1,6 @@
 """The application of the pains: tasks that note their starts and ends in a ledger outside the broker, and some that misbehave."""
 
+import ctypes
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import Pool, Process
+from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
@@ -29,12 +31,26 @@ def note(event, task, **facts):
         os.close(file)
 
 
+def finished():
+    """How many tasks have ended, for a client that publishes no faster."""
+    ledger = Path(os.environ["PAINS_LEDGER"])
+    return ledger.read_bytes().count(b'"event": "finish"') if ledger.exists() else 0
+
+
 @app.task(bind=True, **LATE)
 def hold(self, seconds, ballast=""):
     note("start", self, size=len(ballast))
     time.sleep(seconds)
     note("finish", self)
     return len(ballast)
+
+
+@app.task(bind=True, **LATE)
+def hold_interpreter(self, seconds):
+    """In C, without letting go of the interpreter's lock."""
+    note("start", self)
+    ctypes.PyDLL(None).sleep(seconds)
+    note("finish", self)
 
 
 @app.task(bind=True)
