@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import kombu
@@ -360,6 +361,19 @@ class AmqpBroker(Broker):
             self.topology.ensure_topics(publisher.link)
             with contextlib.suppress(QueueNotFound):  # nobody is interested
                 publisher.publish([Parcel(topic, TOPICS, topic, properties, envelope.body)], deadline)
+
+    def fan_out(self, envelope: Envelope, *, timeout: float | None = None) -> None:
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        properties = self._properties(envelope)
+        with self._publisher(deadline) as publisher, publisher.link.until(deadline):
+            self.topology.ensure_exchange(publisher.link, envelope.exchange)
+            parcel = Parcel(envelope.queue, envelope.exchange, envelope.routing_key, properties, envelope.body, mandatory=False)
+            publisher.publish([parcel], deadline)
+
+    def open_fanout(self, queue: str, exchange: str, routing_key: str, *, private: bool) -> Callable[[], None]:  # noqa: ARG002
+        with self._publisher() as publisher:
+            self.topology.ensure(publisher.link, queue)
+        return partial(self.delete_queue, queue) if private else lambda: None
 
     def open_reply_queue(self, queue: str, *, expires: float | None) -> None:
         self.topology.expect_replies(queue, expires)
