@@ -256,8 +256,8 @@ REMOVALS: tuple[Removal, ...] = (
         (
             Edit(
                 "jumpstarter/worker/settle.py",
-                "            batch = [first]\n            try:",
-                '            batch = [first]\n            self.__dict__.setdefault("kept", []).append(batch)\n            try:',
+                "self._completing.clear()",
+                'self._completing.clear()\n        self.__dict__.setdefault("kept", []).append(outcomes)',
             ),
         ),
         (f"{PAINS}test_26_a_worker_does_not_grow",),

@@ -79,6 +79,8 @@ def test_4_a_task_that_kills_its_process_ends_in_quarantine_and_hurts_no_other(d
 
 @pytest.mark.heavy
 def test_5_children_for_one_task_each_with_large_arguments_under_a_storm_of_kills_never_stall(desk: Desk) -> None:
+    # Thirty megabytes a task to the disk and back would be most of what is measured.
+    desk.redis.client.config_set("appendonly", "no")
     node = desk.worker("-c", "4", "--max-tasks-per-child", "1")
     size, ids, stalls = 24, set(), []
     for _ in range(normal(1, 21)):  # all at once would be more than the machine's memory
