@@ -419,6 +419,22 @@ class Producer:
             properties["expiration"] = str(int(expiration * 1000))
         due = _due(wire_headers) if broker.exclusive else None
         name = exchange if isinstance(exchange, str) else getattr(exchange, "name", exchange) or ""
+        if name and self._is_fanout(exchange, name, declare or ()):
+            self._fan_out(
+                Envelope(
+                    queue=name,
+                    body=payload.body,
+                    headers=wire_headers,
+                    properties=properties,
+                    content_type=payload.content_type,
+                    content_encoding=payload.content_encoding,
+                    exchange=name,
+                    routing_key=routing_key or "",
+                    priority=properties["priority"],
+                ),
+                timeout,
+            )
+            return
         envelopes = [
             Envelope(
                 queue=queue,
@@ -442,6 +458,22 @@ class Producer:
                 raise QueueNotFound("a message without an exchange needs its queue's name as the routing key")
             return [routing_key]
         return queues_bound_to(exchange, routing_key or "", [*declare, *self.app.amqp.queues.values()])
+
+    def _is_fanout(self, exchange: Any, name: str, declare: Sequence[Any]) -> bool:
+        """Whether everybody who is bound to the exchange gets what is said there."""
+        queues = (queue for queue in [*declare, *self.app.amqp.queues.values()] if isinstance(queue, kombu.Queue))
+        known = [exchange, *(queue.exchange for queue in queues)]
+        return any(getattr(each, "name", None) == name and each.type == "fanout" for each in known)
+
+    def _fan_out(self, envelope: Envelope, timeout: float | None) -> None:
+        """Said at once, also from within a job: who does not listen now will never hear it, so there is nothing to make safe."""
+        try:
+            self.broker.fan_out(envelope, timeout=self._seconds(timeout))
+        except errors.PublishUnconfirmed as error:
+            raise exceptions.PublishUnconfirmed(f"{error}. {IN_DOUBT}") from error
+        except BrokerUnavailable as error:
+            self._leave(self.broker)
+            raise exceptions.NotPublished(f"{error}. {NOTHING_SENT.format(attempts=1, seconds=0.0)}") from error
 
     def _hand_over(self, envelopes: list[Envelope], retry_policy: Mapping[str, Any] | None, timeout: float | None) -> None:
         sink = _sink.get()
@@ -605,10 +637,6 @@ def queues_bound_to(exchange: str, routing_key: str, candidates: Sequence[Any]) 
 
 
 def _matches(kind: str, pattern: str, routing_key: str) -> bool:
-    if kind == "fanout":
-        raise NotImplementedError(
-            "fanout exchanges and Broadcast queues do not exist here: send the task to each queue by its name"
-        )
     return _topic_matches(pattern.split("."), routing_key.split(".")) if kind == "topic" else pattern == routing_key
 
 

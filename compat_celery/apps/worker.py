@@ -22,6 +22,7 @@ from compat_celery.concurrency import BasePool, get_implementation
 from compat_celery.utils.nodenames import default_nodename, host_format
 from compat_celery.utils.sysinfo import cpu_budget, is_auto_concurrency
 from compat_celery.utils.timer2 import Timer
+from compat_celery.worker import beside
 from compat_celery.worker.application import CeleryApplication, tasks_of
 from compat_celery.worker.pidbox import listen
 from jumpstarter import __version__ as jumpstarter_version
@@ -46,7 +47,7 @@ def queues_of(app: Any, only: Iterable[str] | None = None, exclude: Iterable[str
     left = tuple(name for name in dict.fromkeys(names) if name not in set(exclude or ()))
     if not left:
         raise ConfigurationError(f"no queue is left to consume from: -X excludes all of {', '.join(names)}")
-    return left
+    return beside.local_names(app, left)
 
 
 def shortest_lease(app: Any) -> float | None:
@@ -202,7 +203,10 @@ class Worker:
             on_ready=self._ready,
             on_stopping=self._stopping,
             statefile=self.statefile,
-            beside=partial(listen, self) if app.conf.worker_enable_remote_control else None,
+            beside=beside.together(
+                beside.ears(app, options.queues),
+                partial(listen, self) if app.conf.worker_enable_remote_control else None,
+            ),
         )
 
     def _set_up_logging(self) -> None:

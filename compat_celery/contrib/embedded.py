@@ -15,6 +15,7 @@ from compat_celery.apps.worker import queues_of
 from compat_celery.bin.worker import POOL_NAMES
 from compat_celery.utils.nodenames import default_nodename
 from compat_celery.worker.application import CeleryApplication
+from compat_celery.worker.beside import ears, together
 from jumpstarter.errors import ConfigurationError
 from jumpstarter.nodes import EmbeddedNode, NodeSetup
 from jumpstarter.worker import WorkerOptions
@@ -59,7 +60,7 @@ def embedded_worker(
         broker=broker_for(app),
         results=getattr(app.backend, "results", None),
         options=options,
-        beside=beside,
+        beside=together(ears(app, options.queues), beside),
     )
     with EmbeddedNode(setup) as node:
         yield node

@@ -11,8 +11,9 @@ incarnation's *lease* is renewed. ``reap`` returns what belonged to incarnations
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -166,6 +167,25 @@ class Broker(ABC):
 
         As for time and errors see :meth:`publish`.
         """
+
+    # Fanout exchanges: what is said there goes to everybody who listens then.
+
+    def fan_out(self, envelope: Envelope, *, timeout: float | None = None) -> None:
+        """Send to every queue that is open for the envelope's exchange, in place of its own; where there is none it is gone.
+
+        As for time and errors see :meth:`publish`.
+        """
+        self.publish_topic(f"fanout.{envelope.exchange}", envelope, timeout=timeout)
+
+    def open_fanout(self, queue: str, exchange: str, routing_key: str, *, private: bool) -> Callable[[], None]:  # noqa: ARG002
+        """From now on the queue gets what is said on the exchange. Returns what ends that.
+
+        :param routing_key: part of the exchange's name in Kombu's layout on Redis, elsewhere of no matter.
+        :param private: the queue is this process' own, and goes when it ends.
+        """
+        topic = f"fanout.{exchange}"
+        self.bind_topic(topic, queue)
+        return partial(self.delete_queue, queue) if private else partial(self.unbind_topic, topic, queue)
 
     @abstractmethod
     def delete_queue(self, queue: str) -> None:

@@ -24,6 +24,8 @@ class Receiver:
         self._options = options
         #: Messages may be on their way here: call :meth:`rest` when none will be claimed for a while.
         self.listens = False
+        #: It waits for some of the queues: there is no room for what the others bring. :meth:`widen` when there is.
+        self.waits_for_some = False
         #: The last claim brought all that there was.
         self.is_drained = False
 
@@ -43,9 +45,14 @@ class Receiver:
                     self.is_drained = len(deliveries) < claim.limit and len(claims) == 1
                     return deliveries
             self.is_drained = False
-            queues = max((claim.queues for claim in claims), key=len)
+            queues = _widest(claims)
+            # Told before the room is looked at again: a slot that turns idle in between either is seen there, or wakes us.
+            self.waits_for_some = len(queues) < len(self._options.queues)
+            if self.waits_for_some and len(_widest(room())) > len(queues):
+                continue
             self.listens = True
             self._broker.wait(queues, self._options.idle, incarnation=self._incarnation)
+            self.waits_for_some = False
         return []
 
     def _claim(self, claim: Claim) -> list[Delivery]:
@@ -54,6 +61,12 @@ class Receiver:
         if deliveries and tracing.enabled:
             self._trace(deliveries, time.monotonic() - started)
         return deliveries
+
+    def widen(self) -> None:
+        """There is room for more: look which queues to wait for. From any thread."""
+        if self.waits_for_some:
+            self.waits_for_some = False
+            self._broker.wake()
 
     def rest(self) -> None:
         """Let others have what arrives now. Blocks, as :meth:`receive`."""
@@ -70,3 +83,7 @@ class Receiver:
     def _trace(self, deliveries: list[Delivery], seconds: float) -> None:
         headers = [delivery.envelope.headers for delivery in deliveries if delivery.envelope is not None]
         tracing.received(deliveries[0].queue, headers, url=self._broker.url, count=len(deliveries), seconds=seconds)
+
+
+def _widest(claims: Sequence[Claim]) -> Sequence[str]:
+    return max((claim.queues for claim in claims), key=len, default=())

@@ -268,8 +268,8 @@ class Worker(Actor):
         except (BrokerUnavailable, ResultsUnavailable):
             self._return(admitted.jobs)
             raise
-        self.capacity.learn(len(deliveries), len(admitted.jobs))
         jobs = self._in_turn(admitted.jobs) if self.application.throttles else admitted.jobs
+        self.capacity.learn(len(deliveries), len(jobs))
         by_place = self.capacity.sort(jobs)
         with self._board.head_start() as wait:
             with self._handing_over:
@@ -432,6 +432,7 @@ class Worker(Actor):
         self._mark_idle(place, job.slot)
         has_place = self.executors[place].replace(job.slot)
         self._bell.ring()
+        self._receiver.widen()
         if not has_place or self.capacity.stuck >= self.options.most_stuck:
             self.retire()
 
@@ -466,6 +467,7 @@ class Worker(Actor):
         if job is None:
             self._mark_idle(place, slot)
             self._bell.ring()
+            self._receiver.widen()
             if self.options.max_tasks is not None and self.runner.begun >= self.options.max_tasks:
                 self.retire()
 

@@ -1,4 +1,5 @@
-"""What crosses between genuine Celery and ours beside plain tasks and results, on Redis and on RabbitMQ: replies."""
+"""What crosses between genuine Celery and ours beside plain tasks and results, on Redis and on RabbitMQ: replies, and
+what is said to everybody."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.peers import Conversation, Program, Side, wait_ready
+from tests.peers import Conversation, Ledger, Program, Side, wait_ready
 from tests.rabbitmq_server import rabbitmq_server
 from tests.redis_server import redis_server, shared_redis
 from tests.wire.conftest import APP, HERE, observe
@@ -70,3 +71,22 @@ def test_replies_reach_who_called_whoever_ran_the_task(crossing: Crossing, sides
                 "chain": [name, 2],
                 "seen": "SUCCESS",
             }
+
+
+def test_what_is_said_to_everybody_is_heard_by_each_worker_once(crossing: Crossing, sides: dict[str, Side]) -> None:
+    ledger = Ledger(crossing.folder / "heard")
+    names = {"genuine": "genuine", "ours": "ours", "ours-2": "ours"}
+    workers = [crossing.worker(sides[side], "-c", "2", name=name) for name, side in names.items()]
+    clients = [crossing.client(side) for side in sides.values()]
+    for worker in workers:
+        wait_ready(worker)
+    words = [f"{number} of {which}" for which in range(len(clients)) for number in range(5)]
+    for which, client in enumerate(clients):
+        for number in range(5):
+            observe(client, "broadcast", path=str(ledger.path), word=f"{number} of {which}")
+    ledger.wait(len(words) * len(workers), within=60)
+    for client in clients:  # were anything heard twice, it would be so by the time that this is answered
+        for name in sides:
+            observe(client, "replies", queue=f"crossing-{name}")
+    heard = sorted((entry["word"], entry["side"]) for entry in ledger.entries())
+    assert heard == sorted((word, side) for word in words for side in names.values())

@@ -119,6 +119,42 @@ def test_a_long_job_does_not_hoard_what_others_could_run(start_node: StartNode, 
         gate.set()
 
 
+@pytest.mark.parametrize("first", ["hold", "aholds"])
+def test_a_slot_that_is_free_again_is_filled_from_a_queue_that_had_no_room(
+    first: str, start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    """While its slots are busy a worker waits for queues that may bring something else; it must not go on with those alone."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        begun.set()
+        return gate.wait(20)
+
+    async def aholds() -> bool:
+        begun.set()
+        return await anyio.to_thread.run_sync(gate.wait, 20)
+
+    async def other() -> int:
+        return 2
+
+    options = {"queues": ("toys", "others"), "concurrency": 1, "coroutines": 1, "idle": 600.0}
+    start_node(ToyApplication(add=lambda x: x, hold=hold, aholds=aholds, other=other), broker, results, **options)
+    after = "add" if first == "hold" else "other"
+    broker.publish([envelope(first, id="first")])
+    assert begun.wait(20)
+    try:
+        if first == "hold":  # the other queue is served meanwhile
+            broker.publish([envelope("other", queue="others", id="beside")])
+            assert result_of(results, "beside") == 2
+        broker.publish([envelope(after, *([3] if after == "add" else []), id="second")])
+    finally:
+        gate.set()
+    assert result_of(results, "first", timeout=20)
+    assert result_of(results, "second", timeout=20) in (2, 3)
+    broker.publish([envelope(after, *([3] if after == "add" else []), id="third")])
+    assert result_of(results, "third", timeout=20) in (2, 3)
+
+
 def test_a_message_that_kills_its_worker_again_and_again_is_quarantined(
     start_node: StartNode, broker: Broker, results: Results
 ) -> None:

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import kombu
@@ -100,6 +101,9 @@ class AmqpBroker(Broker):
 
     def _start_afresh(self) -> None:
         self._opening = threading.Lock()
+        self._sparing = threading.Lock()
+        # How often it was closed.
+        self._life = 0
         self._epoch = 0
         self._sessions = {}
         self._spare = []
@@ -133,14 +137,20 @@ class AmqpBroker(Broker):
         :param deadline: monotonic seconds; None: the broker's own time from now.
         """
         deadline = time.monotonic() + self.timeout if deadline is None else deadline
+        life = self._life
         publisher = self._take_spare(deadline) or self._connect(deadline - time.monotonic())
         try:
             yield publisher
         finally:
-            if publisher.link.failure is None and len(self._spare) < SPARE:
+            self._keep_spare(publisher, life)
+
+    def _keep_spare(self, publisher: Publisher, life: int) -> None:
+        """Keep a connection for the next publish, if that may still be closed: ``life`` is the broker's when it was taken."""
+        with self._sparing:
+            if publisher.link.failure is None and len(self._spare) < SPARE and life == self._life:
                 self._spare.append(publisher)
-            else:
-                publisher.link.close()
+                return
+        publisher.link.close()
 
     def _connect(self, within: float) -> Publisher:
         if within <= 0:
@@ -165,14 +175,12 @@ class AmqpBroker(Broker):
 
     def answers(self, within: float) -> bool:
         """Whether the server greets somebody new, within so many seconds."""
+        life = self._life
         try:
             publisher = self._connect(within)
         except BrokerError:
             return False
-        if len(self._spare) < SPARE:
-            self._spare.append(publisher)
-        else:
-            publisher.link.close()
+        self._keep_spare(publisher, life)
         return True
 
     # Publishing
@@ -361,6 +369,19 @@ class AmqpBroker(Broker):
             with contextlib.suppress(QueueNotFound):  # nobody is interested
                 publisher.publish([Parcel(topic, TOPICS, topic, properties, envelope.body)], deadline)
 
+    def fan_out(self, envelope: Envelope, *, timeout: float | None = None) -> None:
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        properties = self._properties(envelope)
+        with self._publisher(deadline) as publisher, publisher.link.until(deadline):
+            self.topology.ensure_exchange(publisher.link, envelope.exchange)
+            parcel = Parcel(envelope.queue, envelope.exchange, envelope.routing_key, properties, envelope.body, mandatory=False)
+            publisher.publish([parcel], deadline)
+
+    def open_fanout(self, queue: str, exchange: str, routing_key: str, *, private: bool) -> Callable[[], None]:  # noqa: ARG002
+        with self._publisher() as publisher:
+            self.topology.ensure(publisher.link, queue)
+        return partial(self.delete_queue, queue) if private else lambda: None
+
     def open_reply_queue(self, queue: str, *, expires: float | None) -> None:
         self.topology.expect_replies(queue, expires)
         with self._publisher() as publisher:
@@ -431,7 +452,9 @@ class AmqpBroker(Broker):
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
             session.close()
-        spare, self._spare = self._spare, []
+        with self._sparing:
+            self._life += 1
+            spare, self._spare = self._spare, []
         for publisher in spare:
             publisher.link.close()
         self._stirred.set()

@@ -6,6 +6,7 @@ Everything is declared once per connection and stays. Genuine Celery declares th
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
@@ -26,6 +27,10 @@ LEVELS: Final = 28
 DELIVERY: Final = "celery_delayed_delivery"
 #: Routing keys end with the queue's name marked like this: one word that no other fleet's pattern (``#.name``) matches.
 _MARK: Final = "@"
+
+#: Seconds after which a private queue goes whose process died, and longer than any task takes all slots.
+_UNUSED: Final = 86_400
+_RANDOM: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 LONGEST_DELAY: Final = (1 << LEVELS) - 1
 
@@ -69,7 +74,7 @@ class Topology:
         """What is known of the queue, or how Celery declares one that nobody said anything about."""
         known = self._queues.get(name) or self._reply_queues.get(name)
         if known is not None:
-            return known
+            return _lasting(known) if _is_private(known) else known
         arguments = {"x-queue-type": "quorum"} if self._queue_type == "quorum" else None
         return kombu.Queue(name, kombu.Exchange(name, type="direct"), routing_key=name, queue_arguments=arguments)
 
@@ -78,10 +83,23 @@ class Topology:
         and not deleted with its last consumer as genuine clients' are: between two waits ours has none."""
         self._reply_queues[name] = kombu.Queue(name, expires=expires)
 
+    def ensure_exchange(self, link: Link, name: str) -> None:
+        """The exchange exists, as the application says that one of its queues is bound to it, or as a fanout."""
+        if ("exchange", name) in link.declared:
+            return
+        exchanges = [each for queue in self._queues.values() for each in _exchanges(queue) if each.name == name]
+        (exchanges[0] if exchanges else kombu.Exchange(name, type="fanout")).declare(channel=Declarer(link))
+        link.declared.add(("exchange", name))
+
     def has_dead_letters(self, name: str) -> bool:
         """Whether the queue says itself where rejected messages go."""
         known = self._queues.get(name)
         return known is not None and "x-dead-letter-exchange" in (known.queue_arguments or {})
+
+    def ends_with_its_consumers(self, name: str) -> bool:
+        """Whether the server deletes the queue with the last of its consumers."""
+        known = self._queues.get(name)
+        return known is not None and bool(known.auto_delete)
 
     def ensure(self, link: Link, name: str) -> None:
         """The queue exists."""
@@ -220,6 +238,24 @@ class Topology:
 
 def _is_quorum(queue: kombu.Queue) -> bool:
     return (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
+
+
+def _is_private(queue: kombu.Queue) -> bool:
+    """Whether the queue is one process' own (Kombu's ``Broadcast`` names them at random), for what a fanout exchange says."""
+    return bool(queue.auto_delete and queue.exchange.type == "fanout" and _RANDOM.search(queue.name))
+
+
+def _lasting(queue: kombu.Queue) -> kombu.Queue:
+    """The same, but not deleted with its last consumer: while all slots of a worker are busy, it has none."""
+    return kombu.Queue(
+        queue.name,
+        queue.exchange,
+        queue.routing_key,
+        durable=queue.durable,
+        expires=_UNUSED,
+        queue_arguments=queue.queue_arguments,
+        binding_arguments=queue.binding_arguments,
+    )
 
 
 def _exchanges(queue: kombu.Queue) -> Iterator[kombu.Exchange]:

@@ -10,8 +10,9 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from jumpstarter.brokers.redis.exchanges import Subscription, fanout_channel
 from jumpstarter.brokers.redis.layout import Keys
 from jumpstarter.brokers.redis.publisher import Publisher
 from jumpstarter.brokers.redis.quarantine import Quarantine as Resting
+from jumpstarter.brokers.redis.relay import Relay
 from jumpstarter.brokers.redis.waiter import Waiters, load
 from jumpstarter.errors import BrokerError, BrokerUnavailable, ConfigurationError, QueueNotFound
 from jumpstarter.jobs import (
@@ -63,6 +65,8 @@ SOME: Final = 64
 MOST_NOTICES: Final = 10_000
 #: Seconds after which Kombu's lock frees itself when its owner died (Kombu's own number).
 MUTEX_SECONDS: Final = 300
+#: Seconds for which the private queue of a node is kept that has died.
+_ORPHANS: Final = 86_400
 
 
 @dataclass(slots=True)
@@ -192,8 +196,32 @@ class RedisBroker(Broker):
 
     def listen(self, exchange: str) -> Subscription:
         """What is said on a fanout exchange from now on."""
+        return Subscription(self._links, self._channel(exchange))
+
+    def _channel(self, exchange: str) -> str:
         prefix, key_prefix = self._fanout_prefix, self._keys.prefix
-        return Subscription(self._links, fanout_channel(exchange, database=self._database, prefix=prefix, key_prefix=key_prefix))
+        return fanout_channel(exchange, database=self._database, prefix=prefix, key_prefix=key_prefix)
+
+    def fan_out(self, envelope: Envelope, *, timeout: float | None = None) -> None:  # noqa: ARG002 - the broker's own
+        channel = self._channel(_with_key(envelope.exchange, envelope.routing_key))
+        self._links.ask([["PUBLISH", channel, layout.encode(envelope)]])
+
+    def open_fanout(self, queue: str, exchange: str, routing_key: str, *, private: bool) -> Callable[[], None]:
+        target = self._keys.queue(queue).lists[0]
+
+        def keep(envelope: Envelope) -> None:
+            # Should this process die, nobody will ever look into its own queue.
+            commands: list[Command] = [["LPUSH", target, layout.encode(envelope)]]
+            self._links.ask([*commands, ["EXPIRE", target, _ORPHANS]] if private else commands)
+
+        relay = Relay(partial(self.listen, _with_key(exchange, routing_key)), keep, f"fanout {exchange}")
+
+        def close() -> None:
+            relay.close()
+            if private:
+                self.delete_queue(queue)
+
+        return close
 
     def answer(self, envelope: Envelope, *, ttl: float) -> int:
         """Send to all queues that are bound to the envelope's exchange for its routing key, which may be none; answers how many.
@@ -698,6 +726,11 @@ class RedisBroker(Broker):
     def close(self) -> None:
         self._waiters.close()
         self._links.close()
+
+
+def _with_key(exchange: str, routing_key: str) -> str:
+    """What Kombu's transport takes for the exchange's name: keys are not compared, but are part of the channel."""
+    return f"{exchange}/{routing_key}" if routing_key else exchange
 
 
 def _stream_id(raw: bytes) -> tuple[int, int]:

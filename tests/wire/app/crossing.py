@@ -7,12 +7,15 @@ import os
 from typing import Any
 
 from celery import Celery
+from kombu import Queue
+from kombu.common import Broadcast
 
 app = Celery("crossing", broker=os.environ["CROSSING_URL"], backend="rpc://")
 app.conf.update(
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
-    task_default_queue=f"crossing-{os.environ.get('CROSSING_SIDE', 'nobody')}",
+    task_queues=[Queue(f"crossing-{os.environ['CROSSING_SIDE']}"), Broadcast("news", routing_key="news")],
+    task_default_queue=f"crossing-{os.environ['CROSSING_SIDE']}",
 )
 
 
