@@ -5,10 +5,11 @@ Loaded only where trio runs.
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
+from threading import get_ident
 
 import trio
+from trio.lowlevel import Abort, current_task, current_trio_token, reschedule, wait_task_rescheduled
 
 current_time = trio.current_time
 
@@ -21,12 +22,12 @@ class TrioSignal:
     def __init__(self) -> None:
         self._is_set = False
         self._task: trio.lowlevel.Task | None = None
-        self._thread = threading.get_ident()
-        self._token = trio.lowlevel.current_trio_token()
+        self._thread = get_ident()
+        self._token = current_trio_token()
 
     def set(self) -> None:
         """End the wait; from any thread."""
-        if threading.get_ident() == self._thread:
+        if get_ident() == self._thread:
             self._set()
         else:
             with suppress(trio.RunFinishedError):  # that loop is over: nobody waits any more
@@ -36,7 +37,7 @@ class TrioSignal:
         self._is_set = True
         task, self._task = self._task, None
         if task is not None:
-            trio.lowlevel.reschedule(task)
+            reschedule(task)
 
     def is_set(self) -> bool:
         """Whether it was set."""
@@ -47,9 +48,14 @@ class TrioSignal:
         if self._is_set:
             await trio.lowlevel.checkpoint()
             return
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
+        self._task = current_task()
+        await wait_task_rescheduled(self._abort)
 
-    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+    def renewed(self) -> TrioSignal:
+        """It, not set."""
+        self._is_set = False
+        return self
+
+    def _abort(self, _raise_cancel: object) -> Abort:
         self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
+        return Abort.SUCCEEDED

@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from jumpstarter.actors.letters import Reply
-from jumpstarter.actors.signals import loop_clock
+from jumpstarter.actors.signals import loop_clock, signal_maker
 from jumpstarter.errors import AskTimeout
 
 
@@ -23,6 +23,8 @@ class Deadlines:
     def __init__(self) -> None:
         self.thread = threading.get_ident()
         self._now = loop_clock()
+        #: Makes what a question of this loop waits for.
+        self.make_signal = signal_maker()
         #: By their seconds, in the order of their deadlines: who was asked, what, and the deadline.
         self._waiting: dict[float, dict[Reply, tuple[float, str, Any]]] = {}
         #: When the sweeper wakes up; None while there is none.

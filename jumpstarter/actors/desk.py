@@ -274,10 +274,15 @@ class Desk:
         run.nap = self
         self._task_id = anyio.get_current_task().id
         turn = 0
+        signal = make_signal()
         try:
             while not run.is_leaving:
                 if not self._letters:
-                    await self._wait_for_letters()
+                    self._wake = signal = signal.renewed()
+                    # In this order: what came before the signal is seen here, what comes later sets it.
+                    if not self._letters:
+                        await signal.wait()
+                    self._wake = None
                     turn = 0
                     continue
                 letter = self._letters.popleft()
@@ -290,14 +295,6 @@ class Desk:
                     await checkpoint()
         finally:
             self._task_id = 0
-
-    async def _wait_for_letters(self) -> None:
-        self._wake = signal = make_signal()
-        try:
-            # In this order: what came before the signal is seen here, what comes later sets it.
-            if not self._letters:
-                await signal.wait()
-        finally:
             self._wake = None
 
     def _route(self, kind: type) -> Route:

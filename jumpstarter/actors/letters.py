@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jumpstarter.actors.signals import make_signal
+from jumpstarter.actors.signals import Signal
 from jumpstarter.clock import SYSTEM_CLOCK
 from jumpstarter.errors import ConfigurationError
 
@@ -51,8 +51,8 @@ class Reply:
 
     __slots__ = ("_signal", "error", "is_over", "value")
 
-    def __init__(self) -> None:
-        self._signal = make_signal()
+    def __init__(self, signal: Signal) -> None:
+        self._signal = signal
         #: True once it was answered, or nobody waits any more.
         self.is_over = False
         self.value: Any = None

@@ -14,6 +14,7 @@ import anyio
 from jumpstarter.actors.desk import Desk
 from jumpstarter.actors.letters import Letter, Reply
 from jumpstarter.actors.messages import Command, Message
+from jumpstarter.actors.signals import make_signal
 from jumpstarter.errors import AskTimeout, NotHandled
 
 if TYPE_CHECKING:
@@ -115,23 +116,25 @@ async def ask(host: Host, message: Any, seconds: float) -> Any:
     """See :meth:`ActorRef.ask`."""
     desk = desk_for(host, message)
     service = host.service
-    if service is None or service.task_group is None or desk.is_full():
+    if service is None or service.task_group is None:
         return await _ask_slowly(host, desk, message, seconds)
     deadlines = service.deadlines
     if deadlines.is_closed or deadlines.thread != threading.get_ident():
         return await _ask_slowly(host, desk, message, seconds)
-    reply = Reply()
+    reply = Reply(deadlines.make_signal())
+    if not desk.offer(Letter(message, reply)):
+        return await _ask_slowly(host, desk, message, seconds)
+    # Nobody has had a turn since, so no answer can have come before its deadline is noted.
     deadlines.add(service.task_group, reply, seconds, host.name, message)
     try:
-        desk.put_nowait(Letter(message, reply))
         return await reply.wait()
     finally:
         deadlines.discard(reply, seconds)
 
 
 async def _ask_slowly(host: Host, desk: Desk, message: Any, seconds: float) -> Any:
-    """From another event loop, before anybody serves the actor, or where there may be no room."""
-    reply = Reply()
+    """From another event loop, before anybody serves the actor, where there is no room, and the first letter of all."""
+    reply = Reply(make_signal())
     try:
         with anyio.CancelScope(deadline=anyio.current_time() + seconds) as scope:
             await desk.put(Letter(message, reply))

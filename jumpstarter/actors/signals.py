@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class Signal(Protocol):
 
     async def wait(self) -> None:
         """Until it is set."""
+
+    def renewed(self) -> Signal:
+        """One that is not set, for the same loop. The old one is not used any more; setting it may set the new one."""
 
 
 class _FutureSignal:
@@ -55,11 +58,19 @@ class _FutureSignal:
     async def wait(self) -> None:
         await self._future
 
+    def renewed(self) -> Signal:
+        return _FutureSignal(self._future.get_loop())
+
 
 def make_signal() -> Signal:
     """For the loop that runs."""
+    return signal_maker()()
+
+
+def signal_maker() -> Callable[[], Signal]:
+    """What makes signals for the loop that runs, for who makes many."""
     loop = _asyncio_loop()
-    return _FutureSignal(loop) if loop is not None else _trio().TrioSignal()
+    return partial(_FutureSignal, loop) if loop is not None else _trio().TrioSignal
 
 
 def loop_clock() -> Callable[[], float]:

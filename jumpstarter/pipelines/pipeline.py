@@ -23,11 +23,11 @@ from jumpstarter.pipelines.budget import Budget
 from jumpstarter.pipelines.clocks import clock
 from jumpstarter.pipelines.declare import step
 from jumpstarter.pipelines.design import Design, SidePlan, StepPlan, design_of
-from jumpstarter.pipelines.events import SideEvent, as_row
+from jumpstarter.pipelines.events import SideEvent, as_row, from_row
 from jumpstarter.pipelines.lane import IDLE, POLLING, PROCESSING, SETTLING, WAITING, Lane
 from jumpstarter.pipelines.links import Flow, Links, connect
 from jumpstarter.pipelines.report import Report
-from jumpstarter.pipelines.sides import Told, call_with_row, side_class
+from jumpstarter.pipelines.sides import Told, call_side, side_class
 from jumpstarter.pipelines.sources import Source
 from jumpstarter.pipelines.stores.port import Claim, Put, Settlement
 
@@ -290,11 +290,9 @@ def _declare_lanes(owner: Any, count: int) -> None:
         loop.methods["round"] = f"_{_lane_name(number)}"
         setattr(owner, _lane_name(number), loop)
         setattr(owner, loop.methods["round"], _round_of(number))
-    while hasattr(owner, _lane_name(count)):  # a subclass may be narrower
+    while getattr(owner, _lane_name(count), None) is not None:  # a subclass may be narrower
         setattr(owner, _lane_name(count), None)
         count += 1
-        if getattr(owner, _lane_name(count), None) is None:
-            break
 
 
 def _round_of(number: int) -> Callable[[Pipeline], Any]:
@@ -345,4 +343,4 @@ class Outbox(Pipeline):
     async def tell_it(self, rows: list[Any]) -> None:
         """Call the user's method."""
         for row in rows:
-            await call_with_row(self._pipeline, self.plan, row)
+            await call_side(self._pipeline, self.plan, from_row(row))

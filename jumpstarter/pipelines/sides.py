@@ -6,14 +6,14 @@ Nothing here can hurt the loop: it tells without waiting, errors end here, and a
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import anyio.to_thread
 
 from jumpstarter.actors import Actor, Document, Mailbox, handles
 from jumpstarter.pipelines.clocks import is_injected
 from jumpstarter.pipelines.design import SidePlan
-from jumpstarter.pipelines.events import SideEvent, from_row
+from jumpstarter.pipelines.events import SideEvent
 
 if TYPE_CHECKING:
     from jumpstarter.pipelines.pipeline import Pipeline
@@ -73,8 +73,3 @@ async def call_side(pipeline: Pipeline, plan: SidePlan, event: SideEvent) -> Non
         method(event)
     else:
         await anyio.to_thread.run_sync(method, event, abandon_on_cancel=True)
-
-
-async def call_with_row(pipeline: Pipeline, plan: SidePlan, row: dict[str, Any]) -> None:
-    """With an event out of an outbox."""
-    await call_side(pipeline, plan, from_row(row))

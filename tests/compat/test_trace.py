@@ -11,7 +11,6 @@ import pytest
 from compat_celery import Celery, Task, current_task, signals
 from compat_celery.app import trace
 from compat_celery.app.publisher import broker_for
-from compat_celery.apps.worker import without_effect
 from compat_celery.exceptions import Ignore, NotRegistered, Reject
 from compat_celery.worker.application import CeleryApplication
 from jumpstarter.errors import UnknownTask
@@ -265,14 +264,6 @@ def test_monitoring_agents_may_replace_the_tracer(app: Celery, monkeypatch: pyte
     result, _ = run(app, task)
     assert result.get(timeout=1) == 3
     assert seen == ["watched"]
-
-
-def test_limits_that_are_not_in_effect_are_named(app: Celery) -> None:
-    app.task(name="slow", time_limit=10)(lambda: None)
-    app.task(name="rare", rate_limit="1/m")(lambda: None)
-    app.task(name="plain")(lambda: None)
-    app.finalize()
-    assert without_effect(app) == {"rate_limit": ["rare"]}
 
 
 def test_hooks_that_do_nothing_are_not_called_for_each_task(app: Celery) -> None:

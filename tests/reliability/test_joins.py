@@ -206,6 +206,7 @@ def test_a_join_of_three_pipelines_fires_once_for_each_key_while_they_are_killed
                 break
             if crew.kills < most:
                 crew.kill_one()
+    print(f"{count} joins of pipelines, {crew.kills} kills")
     fired.update(line.split()[0] for line in reports.read_text().splitlines())
     assert set(fired) == {str(number) for number in range(count)}
     assert "False" not in reports.read_text()

@@ -156,7 +156,7 @@ def test_no_row_is_lost_when_processes_are_killed_and_the_api_fails_hangs_and_re
     twice = sum(1 for times in stored.values() if times > 1)
     print(f"{len(stored)} stored, {len(dead)} dead, {crew.kills} kills, {told}; {twice} stored twice")
     assert set(stored) | dead == set(range(rows))
-    assert not set(stored) & dead or FULL
+    assert not set(stored) & dead
     # Stored again only what was in flight at a kill: two processes with four batches each.
     assert twice <= crew.kills * 4 * batch
 

@@ -103,6 +103,9 @@ class AmqpBroker(Broker):
 
     def _start_afresh(self) -> None:
         self._opening = threading.Lock()
+        self._sparing = threading.Lock()
+        # How often it was closed.
+        self._life = 0
         self._epoch = 0
         self._sessions = {}
         self._spare = []
@@ -136,14 +139,20 @@ class AmqpBroker(Broker):
         :param deadline: monotonic seconds; None: the broker's own time from now.
         """
         deadline = time.monotonic() + self.timeout if deadline is None else deadline
+        life = self._life
         publisher = self._take_spare(deadline) or self._connect(deadline - time.monotonic())
         try:
             yield publisher
         finally:
-            if publisher.link.failure is None and len(self._spare) < SPARE:
+            self._keep_spare(publisher, life)
+
+    def _keep_spare(self, publisher: Publisher, life: int) -> None:
+        """Keep a connection for the next publish, if that may still be closed: ``life`` is the broker's when it was taken."""
+        with self._sparing:
+            if publisher.link.failure is None and len(self._spare) < SPARE and life == self._life:
                 self._spare.append(publisher)
-            else:
-                publisher.link.close()
+                return
+        publisher.link.close()
 
     def _connect(self, within: float) -> Publisher:
         if within <= 0:
@@ -168,14 +177,12 @@ class AmqpBroker(Broker):
 
     def answers(self, within: float) -> bool:
         """Whether the server greets somebody new, within so many seconds."""
+        life = self._life
         try:
             publisher = self._connect(within)
         except BrokerError:
             return False
-        if len(self._spare) < SPARE:
-            self._spare.append(publisher)
-        else:
-            publisher.link.close()
+        self._keep_spare(publisher, life)
         return True
 
     # Publishing
@@ -447,7 +454,9 @@ class AmqpBroker(Broker):
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
             session.close()
-        spare, self._spare = self._spare, []
+        with self._sparing:
+            self._life += 1
+            spare, self._spare = self._spare, []
         for publisher in spare:
             publisher.link.close()
         self._stirred.set()

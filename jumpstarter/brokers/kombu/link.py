@@ -283,7 +283,8 @@ class Link:
                 error = f"what it sends cannot be understood: {problem!r}"
         if error:
             self.fail(BrokerUnavailable(self._address.url, error))
-        elif self.failure is not None:
+        if self.failure is not None:
+            # Also where another thread failed it while this one was reading, and left the closing to it.
             self._close_files()
         self.cond.notify_all()
 

@@ -96,6 +96,11 @@ class Topology:
         known = self._queues.get(name)
         return known is not None and "x-dead-letter-exchange" in (known.queue_arguments or {})
 
+    def ends_with_its_consumers(self, name: str) -> bool:
+        """Whether the server deletes the queue with the last of its consumers."""
+        known = self._queues.get(name)
+        return known is not None and bool(known.auto_delete)
+
     def ensure(self, link: Link, name: str) -> None:
         """The queue exists."""
         if name not in link.declared:
