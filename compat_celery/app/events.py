@@ -17,7 +17,7 @@ __all__ = ("Events",)
 
 @celery_named
 class Events:
-    """``app.events``. Workers of ours send no events of their own yet; clients send ``task-sent``."""
+    """``app.events``. What workers send is in :mod:`compat_celery.worker.reports`; clients send ``task-sent``."""
 
     receiver_cls = "celery.events.receiver:EventReceiver"
     dispatcher_cls = "celery.events.dispatcher:EventDispatcher"

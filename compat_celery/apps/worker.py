@@ -24,12 +24,16 @@ from compat_celery.utils.sysinfo import cpu_budget, is_auto_concurrency
 from compat_celery.utils.timer2 import Timer
 from compat_celery.worker import beside
 from compat_celery.worker.application import CeleryApplication, tasks_of
+from compat_celery.worker.consumer import counts
+from compat_celery.worker.heart import Heart
 from compat_celery.worker.pidbox import listen
+from compat_celery.worker.reports import Reports
 from jumpstarter import __version__ as jumpstarter_version
 from jumpstarter.errors import BrokerUnavailable, ConfigurationError
 from jumpstarter.nodes import NodeSetup, run_node
 from jumpstarter.telemetry.log import log_transitions
 from jumpstarter.worker import WorkerOptions
+from jumpstarter.worker.remote import Remote
 
 __all__ = ("Worker", "queues_of")
 
@@ -79,6 +83,7 @@ class Worker:
     """A worker of a Celery app in this process. :meth:`start` returns when it has ended."""
 
     app: Any = None
+    heart: Heart | None = None
     _steps: Steps | None = None
 
     @cached_property
@@ -108,6 +113,9 @@ class Worker:
         time_limit: float | None = None,
         soft_time_limit: float | None = None,
         statefile: str | None = None,
+        task_events: bool | None = None,
+        without_heartbeat: bool = False,
+        heartbeat_interval: float | None = None,
         before_init: Callable[[], object] = lambda: None,
         **_accepted: Any,
     ) -> None:
@@ -134,7 +142,10 @@ class Worker:
             "threads": threads,
             "max_tasks": max_tasks_per_child,
             "max_memory": max_memory_per_child,
+            "heartbeat": False if without_heartbeat else heartbeat_interval,
         }
+        if task_events is not None:
+            app.conf.worker_send_task_events = task_events
         if time_limit is not None:
             app.conf.task_time_limit = time_limit
         if soft_time_limit is not None:
@@ -159,6 +170,17 @@ class Worker:
             if self.pidfile:
                 with suppress(OSError):
                     Path(self.pidfile).unlink()
+
+    @property
+    def reports(self) -> Reports:
+        """What it tells monitors about tasks."""
+        return self._application.reports
+
+    def _live(self, remote: Remote) -> Callable[[], None]:
+        self.reports.follow()  # of tasks whose process died, this one tells
+        self.heart = Heart(self.reports.sender, remote, self._asked["heartbeat"], counts)
+        self.heart.start()
+        return self.heart.stop
 
     def _look_for_broker(self, setup: NodeSetup) -> None:
         """What Celery says when its settings forbid a second attempt; programs look for the sentence. Ours never tries again at the
@@ -205,6 +227,7 @@ class Worker:
             statefile=self.statefile,
             beside=beside.together(
                 beside.ears(app, options.queues),
+                self._live if self._asked["heartbeat"] is not False else None,
                 partial(listen, self) if app.conf.worker_enable_remote_control else None,
             ),
         )

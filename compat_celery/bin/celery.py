@@ -11,6 +11,7 @@ from compat_celery._alias import install_as_celery
 from compat_celery.app.agents import instrument_late
 from compat_celery.bin.base import CLIContext
 from compat_celery.bin.call import call, purge, result
+from compat_celery.bin.control import control, inspect, status
 from compat_celery.bin.quarantine import quarantine
 from compat_celery.bin.upgrade import upgrade
 from compat_celery.bin.worker import worker
@@ -59,7 +60,7 @@ def celery(
     context.obj = CLIContext(app, workdir, loader, config, no_color, quiet, settings)
 
 
-for command in (worker, call, result, purge, quarantine, upgrade):
+for command in (worker, call, result, purge, inspect, control, status, quarantine, upgrade):
     celery.add_command(command)
 
 

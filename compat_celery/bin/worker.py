@@ -75,9 +75,7 @@ class Concurrency(click.ParamType[Any]):
 @click.option("-X", "--exclude-queues", type=CommaSeparatedList(), help="Queues not to consume from.")
 @click.option("-I", "--include", type=CommaSeparatedList(), help="More modules with tasks.")
 @click.option("-O", "optimization", type=click.Choice(["default", "fair"]), help="Accepted: claims always follow the free slots.")
-@click.option(
-    "-E", "--task-events", "--events", is_flag=True, default=None, help="Accepted; task events come with the control plane."
-)
+@click.option("-E", "--task-events", "--events", "task_events", is_flag=True, default=None, help="Tell monitors about tasks.")
 @click.option("--purge", is_flag=True, help="Drop all that waits in the queues first.")
 @click.option("--pidfile", help="Write the process's id to this file.")
 @click.option("--statefile", help="Keep this file up to date for `jumpstarter probe`.")
@@ -89,8 +87,8 @@ class Concurrency(click.ParamType[Any]):
 @click.option("--soft-time-limit", type=float, help="Seconds after which SoftTimeLimitExceeded is raised in a task.")
 @click.option("--without-gossip", is_flag=True, help="Accepted: there is no gossip.")
 @click.option("--without-mingle", is_flag=True, help="Accepted: there is no mingle.")
-@click.option("--without-heartbeat", is_flag=True, help="Accepted: leases take its place.")
-@click.option("--heartbeat-interval", type=int, help="Accepted: leases take its place.")
+@click.option("--without-heartbeat", is_flag=True, help="Do not tell monitors that the worker is there.")
+@click.option("--heartbeat-interval", type=click.FloatRange(min=0.1), help="Seconds between two such events (2).")
 @click.option("--lease", type=click.FloatRange(min=1), help="Seconds after which what a silent worker held is given to others.")
 @pass_context
 def worker(
@@ -113,6 +111,9 @@ def worker(
     max_memory_per_child: int | None,
     time_limit: float | None,
     soft_time_limit: float | None,
+    task_events: bool | None,
+    without_heartbeat: bool,
+    heartbeat_interval: float | None,
     **_accepted: Any,
 ) -> int:
     """Run a worker. SIGTERM or SIGINT end it when what runs is done; a second one, or SIGQUIT, at once."""
@@ -142,6 +143,9 @@ def worker(
             max_memory_per_child=max_memory_per_child,
             time_limit=time_limit,
             soft_time_limit=soft_time_limit,
+            task_events=task_events,
+            without_heartbeat=without_heartbeat,
+            heartbeat_interval=heartbeat_interval,
             before_init=partial(import_modules, app),
         )
         _refuse_pickle_as_root(node.app.conf.accept_content)

@@ -32,6 +32,7 @@ from compat_celery.utils.time import rate
 from compat_celery.worker import revocations
 from compat_celery.worker import state as worker_state
 from compat_celery.worker.rates import Away, Rates
+from compat_celery.worker.reports import Reports
 from compat_celery.worker.request import Request, request_of
 from compat_celery.worker.verdicts import REDELIVERED, again, verdict
 from jumpstarter.clock import SYSTEM_CLOCK
@@ -63,6 +64,7 @@ class CeleryApplication:
         self._obeys_rates = not app.conf.worker_disable_rate_limits
         self.accept: frozenset[str] = frozenset(prepare_accept_content(app.conf.accept_content))
         self.naive_zone: tzinfo = UTC if app.conf.enable_utc else app.timezone
+        self.reports = Reports(app, hostname, on=bool(app.conf.worker_send_task_events))
         self._parks_unknown = unknown_tasks(app.conf) == "park"
         self._queue_leases: Mapping[str, float] = app.conf.get("worker_queue_leases") or {}
         self._is_child = False
@@ -105,7 +107,7 @@ class CeleryApplication:
             lease=getattr(task, "lease", None) or self._queue_leases.get(delivery.queue),
             context=head,
         )
-        if signals.task_received.receivers or logger.isEnabledFor(logging.INFO):
+        if self.reports.on or signals.task_received.receivers or logger.isEnabledFor(logging.INFO):
             self._tell_received(job)
         return job
 
@@ -118,6 +120,7 @@ class CeleryApplication:
         self._tell(job)
 
     def _tell(self, job: Job) -> None:
+        self.reports.received(job)
         headers = job.context.headers
         facts = {
             "id": job.id,
@@ -241,6 +244,9 @@ class CeleryApplication:
             case {"time_limit": [str(name), soft, hard]}:
                 task = self.app.tasks[name]
                 task.soft_time_limit, task.time_limit = soft, hard
+            case {"events": bool(on)}:
+                self.reports.want(on)
+                self.reports.follow()
             case {"rate_limit": [str(name), limit]}:
                 # In memory that all processes share, so that also those know it that are started later.
                 self.app.tasks[name].rate_limit = limit
@@ -260,6 +266,8 @@ class CeleryApplication:
                 found = [os.getpid()]
             case "reserved":
                 found = self._infos(waiting)
+            case "counts":
+                found = [len(running), worker_state.all_total_count[0]]
             case "totals":
                 found = dict(worker_state.total_count)
             case _:
@@ -302,6 +310,7 @@ class CeleryApplication:
 
     def child_started(self) -> None:
         self._is_child = True
+        self.reports.begin()
         # The pid is part of what a child says about itself; signals that users connected open their connections here.
         self.app.set_current()
         self.app.set_default()
@@ -309,6 +318,7 @@ class CeleryApplication:
 
     def child_stopping(self) -> None:
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+        self.reports.end()
         agents.child_ends()
 
     def _fail(
@@ -331,6 +341,8 @@ class CeleryApplication:
         finally:
             current.reset(token)
         outcome.error = None if state == states.REVOKED else error
+        if state == states.FAILURE:
+            self.reports.failed(head.task, head.id, error)
         return outcome
 
     def _call(self, delivery: Delivery, head: protocol.Head) -> protocol.Call | None:
@@ -444,6 +456,7 @@ class TaskHandler:
         """What becomes of the message of a task that did not succeed."""
         outcome.action = verdict(self.task, outcome.status)
         if isinstance(retval, Reject):
+            self._application.reports.put(job.name, "task-rejected", uuid=job.id, requeue=bool(retval.requeue))
             if retval.requeue:
                 outcome.publish = [*outcome.publish, again(job.delivery)]
             else:

@@ -16,7 +16,7 @@ from typing import Any
 from compat_celery.app.publisher import broker_for
 from jumpstarter.worker.remote import Remote
 
-__all__ = ("Consumer",)
+__all__ = ("Consumer", "counts")
 
 
 class Consumer:
@@ -54,11 +54,22 @@ class Consumer:
         """End a task that runs here."""
         self._remote.cancel(task_id)
 
+    def beat(self) -> None:
+        """Tell monitors now that the worker is there."""
+        heart = self.controller.heart
+        if heart is not None:
+            heart.tell("worker-heartbeat")
+
     def stop(self) -> None:
         """A warm shutdown."""
         self._remote.stop()
 
     # What it tells.
+
+    @property
+    def reports_tasks(self) -> bool:
+        """Whether it sends events about tasks."""
+        return bool(self.controller.reports.wanted)
 
     def _asked(self, question: str) -> list[Any]:
         return [json.loads(answer) for answer in self._remote.ask(question)]
@@ -103,6 +114,15 @@ class Consumer:
             "broker": {"transport": broker_for(self.app).url.partition("://")[0], "uri": broker_for(self.app).url},
             "rusage": _rusage(),
         }
+
+
+def counts(remote: Remote, within: float) -> tuple[int, int]:
+    """How many tasks run in a worker, and how many have ended in the processes that it has now.
+
+    :param within: seconds for their answers.
+    """
+    told = [json.loads(answer) for answer in remote.ask("counts", within=within)]
+    return sum(running for running, _ in told), sum(ended for _, ended in told)
 
 
 def _rusage() -> dict[str, float]:

@@ -315,19 +315,28 @@ def shutdown(state: Any, msg: str = "Got shutdown from remote", **_: Any) -> Non
 
 @control_command()
 def heartbeat(state: Any, **_: Any) -> None:
-    """Send a heartbeat now. Events are still to come: nothing is sent."""
+    """Send a heartbeat now."""
+    state.consumer.beat()
 
 
 @control_command()
-def enable_events(state: Any, **_: Any) -> Any:  # noqa: ARG001 - as above
-    """Send events about tasks. Still to come."""
-    return nok("event dispatcher unavailable")
+def enable_events(state: Any, **_: Any) -> Any:
+    """Send events about tasks."""
+    if state.consumer.reports_tasks:
+        return ok("task events already enabled")
+    state.consumer.tell({"events": True})
+    logger.info("Events about tasks are sent from now on, as was asked from outside.")
+    return ok("task events enabled")
 
 
 @control_command()
-def disable_events(state: Any, **_: Any) -> Any:  # noqa: ARG001 - as above
+def disable_events(state: Any, **_: Any) -> Any:
     """Send no events about tasks."""
-    return nok("event dispatcher unavailable")
+    if not state.consumer.reports_tasks:
+        return ok("task events already disabled")
+    state.consumer.tell({"events": False})
+    logger.info("Events about tasks are sent no more, as was asked from outside.")
+    return ok("task events disabled")
 
 
 @control_command(

@@ -50,6 +50,8 @@ class Broker(ABC):
     acks_at_start: bool = False
     #: True where an ack asks the server and waits: an event loop must not.
     ack_blocks: bool = True
+    #: True where monitors of other processes hear what is fanned out.
+    tells_monitors: bool = False
     #: True where the server itself finds the queues of a message for an exchange: such a message is published once.
     routes: bool = False
 
@@ -170,8 +172,10 @@ class Broker(ABC):
 
     # Fanout exchanges: what is said there goes to everybody who listens then.
 
-    def fan_out(self, envelope: Envelope, *, timeout: float | None = None) -> None:
+    def fan_out(self, envelope: Envelope, *, kind: str = "fanout", timeout: float | None = None) -> None:  # noqa: ARG002
         """Send to every queue that is open for the envelope's exchange, in place of its own; where there is none it is gone.
+
+        :param kind: the type of the exchange where the server knows such: ``fanout``, or ``topic``.
 
         As for time and errors see :meth:`publish`.
         """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -45,7 +47,44 @@ def broadcast(path: str, word: str) -> None:
     app.tasks["note"].apply_async((path, word), queue="news", declare=[Exchange("news", type="fanout")])
 
 
-CASES = {"replies": replies, "broadcast": broadcast}
+def watch(queue: str) -> dict[str, Any]:
+    """What a monitor learns of the worker behind a queue, which somebody else has told to report."""
+    state = app.events.State()
+    heard: list[dict[str, Any]] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        heard.append(event)
+        state.event(event)
+
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": on_event})
+        with receiver.consumer_context() as (listening, _, _):
+
+            def until(done: Any) -> None:
+                end = time.monotonic() + TIMEOUT
+                while not done() and time.monotonic() < end:
+                    with contextlib.suppress(TimeoutError):
+                        listening.drain_events(timeout=0.2)
+                assert done(), heard
+
+            # Heartbeats say that it hears, and that the worker is there.
+            until(lambda: [event for event in heard if event["type"] == "worker-heartbeat"])
+            done = app.tasks["where"].apply_async((1,), queue=queue)
+            failed = app.tasks["fail"].apply_async(queue=queue)
+            until(lambda: {"task-succeeded", "task-failed"} <= {event["type"] for event in heard})
+    (worker,) = state.workers.values()
+    return {
+        "worker": [worker.hostname, worker.alive, worker.sw_ident],
+        "states": [state.tasks[done.id].state, state.tasks[failed.id].state],
+        "name": state.tasks[done.id].name,
+        "args": state.tasks[done.id].args,
+        "by": state.tasks[done.id].worker.hostname,
+        "exception": state.tasks[failed.id].exception,
+        "types": [event["type"] for event in heard if event.get("uuid") == done.id],
+    }
+
+
+CASES = {"replies": replies, "broadcast": broadcast, "watch": watch}
 
 for line in sys.stdin:
     question = json.loads(line)

@@ -1,5 +1,5 @@
-"""What crosses between genuine Celery and ours beside plain tasks and results, on Redis and on RabbitMQ: replies, and
-what is said to everybody."""
+"""What crosses between genuine Celery and ours beside plain tasks and results, on Redis and on RabbitMQ: replies,
+what is said to everybody, and events."""
 
 from __future__ import annotations
 
@@ -90,3 +90,19 @@ def test_what_is_said_to_everybody_is_heard_by_each_worker_once(crossing: Crossi
             observe(client, "replies", queue=f"crossing-{name}")
     heard = sorted((entry["word"], entry["side"]) for entry in ledger.entries())
     assert heard == sorted((word, side) for word in words for side in names.values())
+
+
+def test_a_genuine_monitor_sees_our_worker_and_its_tasks(crossing: Crossing, sides: dict[str, Side]) -> None:
+
+    worker = crossing.worker(sides["ours"], "-E")
+    client = crossing.client(sides["genuine"])
+    wait_ready(worker)
+    assert observe(client, "watch", queue="crossing-ours") == {
+        "worker": ["ours@crossing", True, "py-celery"],
+        "states": ["SUCCESS", "FAILURE"],
+        "name": "where",
+        "args": "(1,)",
+        "by": "ours@crossing",
+        "exception": "ValueError('no', 3)",
+        "types": ["task-received", "task-started", "task-succeeded"],
+    }

@@ -65,6 +65,8 @@ class AmqpBroker(Broker):
     ack_blocks = False
     routes = True
 
+    tells_monitors = True
+
     def __init__(
         self,
         url: str,
@@ -369,11 +371,11 @@ class AmqpBroker(Broker):
             with contextlib.suppress(QueueNotFound):  # nobody is interested
                 publisher.publish([Parcel(topic, TOPICS, topic, properties, envelope.body)], deadline)
 
-    def fan_out(self, envelope: Envelope, *, timeout: float | None = None) -> None:
+    def fan_out(self, envelope: Envelope, *, kind: str = "fanout", timeout: float | None = None) -> None:
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         properties = self._properties(envelope)
         with self._publisher(deadline) as publisher, publisher.link.until(deadline):
-            self.topology.ensure_exchange(publisher.link, envelope.exchange)
+            self.topology.ensure_exchange(publisher.link, envelope.exchange, kind)
             parcel = Parcel(envelope.queue, envelope.exchange, envelope.routing_key, properties, envelope.body, mandatory=False)
             publisher.publish([parcel], deadline)
 

@@ -83,12 +83,12 @@ class Topology:
         and not deleted with its last consumer as genuine clients' are: between two waits ours has none."""
         self._reply_queues[name] = kombu.Queue(name, expires=expires)
 
-    def ensure_exchange(self, link: Link, name: str) -> None:
-        """The exchange exists, as the application says that one of its queues is bound to it, or as a fanout."""
+    def ensure_exchange(self, link: Link, name: str, kind: str) -> None:
+        """The exchange exists: as the application says that one of its queues is bound to it, else of that kind."""
         if ("exchange", name) in link.declared:
             return
         exchanges = [each for queue in self._queues.values() for each in _exchanges(queue) if each.name == name]
-        (exchanges[0] if exchanges else kombu.Exchange(name, type="fanout")).declare(channel=Declarer(link))
+        (exchanges[0] if exchanges else kombu.Exchange(name, type=kind)).declare(channel=Declarer(link))
         link.declared.add(("exchange", name))
 
     def has_dead_letters(self, name: str) -> bool:

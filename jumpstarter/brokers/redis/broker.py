@@ -107,6 +107,8 @@ class RedisBroker(Broker):
     :raises ConfigurationError: one of these cannot be used.
     """
 
+    tells_monitors = True
+
     def __init__(
         self,
         url: str,
@@ -202,7 +204,7 @@ class RedisBroker(Broker):
         prefix, key_prefix = self._fanout_prefix, self._keys.prefix
         return fanout_channel(exchange, database=self._database, prefix=prefix, key_prefix=key_prefix)
 
-    def fan_out(self, envelope: Envelope, *, timeout: float | None = None) -> None:  # noqa: ARG002 - the broker's own
+    def fan_out(self, envelope: Envelope, *, kind: str = "fanout", timeout: float | None = None) -> None:  # noqa: ARG002
         channel = self._channel(_with_key(envelope.exchange, envelope.routing_key))
         self._links.ask([["PUBLISH", channel, layout.encode(envelope)]])
 
