@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 _BATCH: Final = 256  # outcomes in a round trip; larger ones gain nothing (peers.md) and hold the server up
 _FENCED_FOR: Final = 86_400.0  # seconds: longer than any worker sleeps and wakes up again with its connection alive
 _FEW: Final = 16  # outcomes that a slot settles itself when it has nothing else to do
-#: Seconds to let outcomes gather while more are on their way. Where a settlement costs no round trip (an ack on AMQP does not),
-#: the thread would else be woken for each of them: twice the processor time of a job that does nothing.
+#: Seconds from one settlement to the next, at least, while more outcomes are on their way. A round trip takes as long, but where a
+#: settlement costs none (an ack on AMQP does not) the thread would be woken for each outcome: twice the processor time of a job
+#: that does nothing.
 _PAUSE: Final = 0.003
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0  # seconds between attempts while a server is away
 
@@ -103,13 +104,14 @@ class Settler:
 
     def _serve(self) -> None:
         while (first := self._outcomes.get()) is not None:
+            began = time.monotonic()
             batch = [first, *self._take(_BATCH - 1)]
             with self._busy:
                 self._settle_patiently(batch)
             if self._on_settled is not None:
                 self._on_settled(batch)
             if self._outcomes.qsize() < _BATCH and self._more_come():
-                time.sleep(_PAUSE)
+                time.sleep(max(0.0, _PAUSE - (time.monotonic() - began)))
 
     def _take(self, most: int) -> list[Outcome]:
         """What has gathered."""

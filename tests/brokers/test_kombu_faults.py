@@ -449,14 +449,14 @@ def test_a_server_that_takes_it_ill_all_the_same_costs_the_claim_and_no_more(imp
 
 
 def test_a_process_stopped_while_it_refreshes_has_lost_the_claim(open_on, monkeypatch):
-    monkeypatch.setattr("jumpstarter.brokers.kombu.session.LEASE_TTL", 1)
+    monkeypatch.setattr("jumpstarter.brokers.kombu.refresh.LEASE_TTL", 1)
     broker, other = open_on(consumer_timeout=600), open_on()
     broker.publish([envelope(b"1")])
     (one,) = claim(broker)
     session = broker._sessions["a"]
-    monkeypatch.setattr(session, "_ask", lambda *_: next_one(other, "b"))  # meanwhile it expires, and another has it
+    monkeypatch.setattr(session, "ask", lambda *_: next_one(other, "b"))  # meanwhile it expires, and another has it
     broker.consumer_timeout = 1e-6
-    session._refresh()
+    session._refresh.keep(time.monotonic() + broker.timeout)
     assert broker.held("a") == []
     assert broker.settle([settlement(one)], incarnation="a") == [False]
     assert [(held.envelope.body, held.attempt) for held in other.held("b")] == [(b"1", 2)]
@@ -467,12 +467,12 @@ def test_a_refresh_whose_answer_is_late_is_finished_later(rabbitmq_server, open_
     broker.publish([envelope(b"1")])
     (one,) = claim(broker)
     session = broker._sessions["a"]
-    session._declare_lease_queue()
+    session._refresh.declare()
     rabbitmq_server.freeze()
     try:
         broker.consumer_timeout = 1e-6
         with pytest.raises(BrokerUnavailable):
-            session._refresh()
+            session._refresh.keep(time.monotonic() + broker.timeout)
         broker.consumer_timeout = 600
     finally:
         rabbitmq_server.thaw()

@@ -5,11 +5,7 @@ and every tag of it settles to False. The connection is the lease: the server gi
 
 **Transactions.** The channel is in AMQP's tx mode: what a settlement publishes and its acks become effective together, or not at
 all when the connection is gone. That is the fence; on an own connection, a worker that wakes up late would publish the next step
-of a chain whose message somebody else has by now.
-
-While the server carries out a commit that publishes (its queues have to store the messages), it takes whatever comes next on the
-channel for an error and closes the connection: 504, "unexpected command while processing 'tx.commit'". So everything that is sent
-waits for its *turn*: until the last commit that published is answered. Commits of nothing but acks are done at once.
+of a chain whose message somebody else has by now. See :mod:`~jumpstarter.brokers.kombu.transactions`.
 
 **Fetching.** A claim asks for as many messages as it may take (``basic.get``, many in one write), so that nothing is held that
 nobody wants. Idle queues are *watched*: a consumer with a prefetch of 1 brings the first message of each. Where claims of 16 and
@@ -35,14 +31,16 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from jumpstarter.brokers.kombu import message as messages
 from jumpstarter.brokers.kombu import wire
+from jumpstarter.brokers.kombu.claim import Claim
 from jumpstarter.brokers.kombu.link import WORK, Declarer, Link
+from jumpstarter.brokers.kombu.refresh import Refresh
 from jumpstarter.brokers.kombu.topology import LONGEST_DELAY, QUARANTINE
+from jumpstarter.brokers.kombu.transactions import Publish, Transactions
 from jumpstarter.errors import BrokerUnavailable
 from jumpstarter.jobs import ACK, Ack, Acked, Action, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
 
@@ -69,41 +67,8 @@ GATHER: Final = 0.002
 WIDEST: Final = 5000
 #: Seconds without a word from the server after which an ack is waited for: the connection may be gone.
 FRESH: Final = 1.0
-#: Seconds that a copy has to wait in a lease queue for its session, before it goes back to where it came from.
-LEASE_TTL: Final = 10
 #: More empty queues than this are looked at before they are asked.
 FEW: Final = 4
-
-
-@dataclass(slots=True, eq=False)
-class Claim:
-    """An unacked message.
-
-    :ivar number: the delivery tag; changes when the claim is refreshed.
-    :ivar since: monotonic seconds of its delivery.
-    :ivar tag: under which it was handed out, or empty.
-    :ivar count: deliveries without an outcome before this one.
-    """
-
-    message: wire.Message
-    queue: str
-    number: int
-    since: float
-    tag: str = ""
-    count: int = 0
-    epoch: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Publish:
-    """A publish inside a transaction. ``queue`` is where it is meant to arrive, in case that it does not."""
-
-    exchange: str
-    routing_key: str
-    queue: str
-    properties: bytes
-    body: bytes
-    mandatory: bool = True
 
 
 class Session:
@@ -117,10 +82,10 @@ class Session:
         self._broker = broker
         self._topology = broker.topology
         self.incarnation = incarnation
-        self._name = f"{incarnation}.{uuid.uuid4().hex[:8]}"
+        self.name = f"{incarnation}.{uuid.uuid4().hex[:8]}"
         self._serial = itertools.count(1)
         # Of the unacked messages, in the order of their delivery; and of those that were handed out.
-        self._unacked: dict[int, Claim] = {}
+        self.unacked: dict[int, Claim] = {}
         self.held: dict[str, Claim] = {}
         self._arrived: deque[Claim] = deque()
         self._redelivered: list[Claim] = []
@@ -142,17 +107,8 @@ class Session:
         self._suspect: Claim | None = None
         self._suspect_until = 0.0
         self._turn = 0
-        self._commits = self._committed = 0
-        # The last commit that published.
-        self._gate = 0
-        self._sent: dict[int, Sequence[_Publish]] = {}
-        self._returned: list[tuple[int, wire.Message]] = []
         self._doubtful: dict[str, int] = {}
         self._closing = False
-        self._lease_queue = f"jumpstarter.lease.{self._name}"
-        self._refreshing = threading.Lock()
-        self._moving: list[Claim] = []
-        self._moved_by = 0
         self._claiming = threading.Lock()
         self._called = time.monotonic()
         heartbeat = broker.heartbeat if broker.heartbeat is not None else max(1.0, lease)
@@ -164,18 +120,20 @@ class Session:
             on_method=self._on_method,
             on_failure=self._on_failure,
         )
+        self._tx = Transactions(self.link, broker)
+        self._refresh = Refresh(self, self._tx, broker)
         self.link.call(WORK, [wire.method(WORK, wire.TX_SELECT)], wire.TX_SELECT_OK)
 
     # What arrives; under the link's lock
 
     def _on_message(self, message: wire.Message) -> None:
         if message.kind == wire.BASIC_RETURN:
-            self._returned.append((self._committed + 1, message))
+            self._tx.take_back(message)
             return
         if message.kind == wire.BASIC_GET_OK:
             queue = self._asked.popleft()
-            if queue == self._lease_queue:
-                self._refreshed(message)
+            if queue == self._refresh.queue:
+                self._refresh.take(message)
                 return
             self._left[queue] = message.left
         else:
@@ -183,7 +141,7 @@ class Session:
             self._dry.discard(queue)
             self._credit[queue] -= 1
         claim = Claim(message, queue, message.tag, time.monotonic())
-        self._unacked[message.tag] = claim
+        self.unacked[message.tag] = claim
         if message.redelivered:
             self._redelivered.append(claim)
         else:
@@ -196,7 +154,7 @@ class Session:
                 self._dry.add(queue)
                 self._left[queue] = 0
             case wire.TX_COMMIT_OK:
-                self._committed += 1
+                self._tx.committed += 1
             case wire.BASIC_CONSUME_OK:
                 self._starting.discard(wire.read_consumer(arguments))
             case wire.BASIC_CANCEL_OK:
@@ -209,13 +167,10 @@ class Session:
                 self.link.fail(BrokerUnavailable(self._broker.url, why))
 
     def _on_failure(self) -> None:
-        if "partial tx completion" in str(self.link.failure):
-            # A queue refused what it was sent (it is full), when the acks of the same transaction were done already.
-            for one in self._sent.get(self._committed + 1, ()):
-                self._broker.send_again(one.queue, one.properties, one.body)
+        self._tx.fail()
         held = len(self.held)
         self.held.clear()
-        self._unacked.clear()
+        self.unacked.clear()
         self._arrived.clear()
         self._redelivered.clear()
         if held and not self._closing:
@@ -251,7 +206,7 @@ class Session:
         except BrokerUnavailable:
             # For the next claim, or back to their queues when there is none.
             with self.link.cond:
-                self._arrived.extendleft(claim for claim in reversed(taken) if claim.number in self._unacked)
+                self._arrived.extendleft(claim for claim in reversed(taken) if claim.number in self.unacked)
             raise
         if deliveries:
             self._claimed = time.monotonic()
@@ -293,7 +248,7 @@ class Session:
                 if not active:
                     break
             self._dry.difference_update(active)
-            self._ask(self._shares(active, missing), deadline)
+            self.ask(self._shares(active, missing), deadline)
             if self._recount(deadline):
                 self._dry.clear()
             taken += self._take(wanted, missing)
@@ -323,14 +278,15 @@ class Session:
         shares = [(queue, share + (number < rest)) for number, queue in enumerate(queues)]
         return [(queue, min(most, max(FIRST, self._left.get(queue, 0)))) for queue, most in shares if most]
 
-    def _ask(self, shares: Iterable[tuple[str, int]], deadline: float) -> None:
+    def ask(self, shares: Iterable[tuple[str, int]], deadline: float) -> None:
+        """Get so many messages of each queue, and wait for the answers."""
         frames = []
-        with self._turn_to_send(deadline):
+        with self._tx.turn(deadline):
             for queue, number in shares:
                 frames.append(wire.get(WORK, queue) * number)
                 self._asked.extend([queue] * number)
             self.link.send(*frames)
-        self._await(lambda: not self._asked, deadline)
+        self._tx.wait(lambda: not self._asked, deadline)
 
     def _take(self, queues: Collection[str], limit: int) -> list[Claim]:
         """What has arrived from these queues, in its order."""
@@ -360,7 +316,7 @@ class Session:
         later: list[tuple[Claim, float]] = []
         suspect: Claim | None = None
         for claim in claims:
-            tag = f"{self._name}.{next(self._serial)}"
+            tag = f"{self.name}.{next(self._serial)}"
             delivery, is_suspect = messages.delivery_of(claim.message, claim.queue, tag, epoch)
             claim.count = delivery.attempt - 1
             due = delivery.envelope.due if delivery.envelope is not None else None
@@ -414,73 +370,33 @@ class Session:
         if claims:
             self._transact([self._copy(claim) for claim in claims], [claim.number for claim in claims], deadline)
 
-    def _copy(self, claim: Claim, *, grown: int = 0, is_suspect: bool = False) -> _Publish:
+    def _copy(self, claim: Claim, *, grown: int = 0, is_suspect: bool = False) -> Publish:
         """A publish of the message to its own queue; ``grown``: deliveries to add to its count."""
         changes: dict[str, int | bool | None] = {}
         if grown:
             count = claim.count if claim.tag else messages.count_of(claim.message)
             changes = {messages.DELIVERIES: count + grown, messages.SUSPECT: is_suspect or None}
         properties = messages.copied(claim.message, changes)
-        return _Publish("", claim.queue, claim.queue, properties, claim.message.body)
+        return Publish("", claim.queue, claim.queue, properties, claim.message.body)
 
-    def _copy_later(self, claim: Claim, due: float) -> _Publish:
+    def _copy_later(self, claim: Claim, due: float) -> Publish:
         """A publish of the message that reaches its queue when it is due."""
         seconds = due - time.time()
         exchange, routing_key = self._topology.delay(self.link, claim.queue, seconds)
         properties = messages.copied(claim.message, {messages.DUE: float(due) if seconds > LONGEST_DELAY else None})
-        return _Publish(exchange, routing_key, claim.queue, properties, claim.message.body)
+        return Publish(exchange, routing_key, claim.queue, properties, claim.message.body)
 
-    def _transact(self, publishes: Sequence[_Publish], acked: Sequence[int], deadline: float) -> None:
+    def _transact(self, publishes: Sequence[Publish], acked: Sequence[int], deadline: float) -> None:
         """Publish and ack, both or neither, and wait until it is done."""
-        with self._turn_to_send(deadline):
-            ticket = self._commit(publishes, [self._forget(number) for number in acked])
-        self._await(lambda: self._committed >= ticket, deadline)
-        self._after_commit(ticket)
+        with self._tx.turn(deadline):
+            ticket = self._tx.commit(publishes, [self.forget(number) for number in acked])
+        self._tx.wait(lambda: self._tx.committed >= ticket, deadline)
+        self._tx.see_to_returned(ticket)
 
-    def _forget(self, number: int) -> bytes:
-        self._unacked.pop(number, None)
+    def forget(self, number: int) -> bytes:
+        """The ack of an unacked message."""
+        self.unacked.pop(number, None)
         return wire.ack(WORK, number)
-
-    def _commit(self, publishes: Sequence[_Publish], acks: Sequence[bytes]) -> int:
-        """Send the publishes, the acks and a commit; its number. In one's turn, so that numbers are in the order of sending."""
-        frame_max = self.link.frame_max
-        frames = []
-        for one in publishes:
-            frames.append(wire.publish(WORK, one.exchange, one.routing_key, mandatory=one.mandatory))
-            frames.append(wire.content(WORK, one.properties, one.body, frame_max))
-        self.link.send(*frames, *acks, wire.commit(WORK))
-        self._commits += 1
-        if publishes:
-            self._sent[self._commits] = publishes
-            self._gate = self._commits
-        return self._commits
-
-    @contextlib.contextmanager
-    def _turn_to_send(self, deadline: float) -> Iterator[None]:
-        """The link's lock, at a moment at which the server takes something on the channel."""
-        while True:
-            self._await(lambda: self._committed >= self._gate, deadline)
-            with self.link.cond:
-                if self._committed >= self._gate:
-                    yield
-                    return
-
-    def _await(self, done: Callable[[], bool], deadline: float) -> None:
-        if not self.link.pump(done, deadline):
-            raise BrokerUnavailable(self._broker.url, self.link.why_late())
-
-    def _after_commit(self, ticket: int) -> None:
-        """See to messages that no queue took, though the transaction went through: their queue was deleted a moment ago."""
-        sent = self._sent.pop(ticket, ())
-        if not self._returned:
-            return
-        with self.link.cond:
-            mine = [message for number, message in self._returned if number == ticket]
-            self._returned = [(number, message) for number, message in self._returned if number != ticket]
-        queues = {(one.exchange, one.routing_key): one.queue for one in sent}
-        for message in mine:
-            queue = queues.get((message.exchange, message.routing_key), message.routing_key)
-            self._broker.send_again(queue, message.properties, message.body)
 
     # Waiting
 
@@ -521,10 +437,10 @@ class Session:
         frames = [wire.qos(WORK, prefetch)]
         for queue in queues:
             self._topology.ensure_consumed(self.link, queue)
-        with self._turn_to_send(deadline):
+        with self._tx.turn(deadline):
             replaced = [self._watched.pop(queue) for queue in queues if queue in self._watched]
             for queue in queues:
-                consumer = f"{self._name}.{next(self._serial)}"
+                consumer = f"{self.name}.{next(self._serial)}"
                 self._consumers[consumer] = queue
                 self._watched[queue] = consumer
                 self._credit[queue] = prefetch
@@ -558,8 +474,8 @@ class Session:
         if not self._ending:
             return
         # RabbitMQ (3.10) fails, and closes the connection with a 541, where a cancel overtakes what it has to say of the start.
-        self._await(lambda: self._starting.isdisjoint(self._ending), deadline)
-        with self._turn_to_send(deadline):
+        self._tx.wait(lambda: self._starting.isdisjoint(self._ending), deadline)
+        with self._tx.turn(deadline):
             ending, self._ending = self._ending, set()
             self._cancelling |= ending
             self.link.send(*(wire.cancel(WORK, consumer) for consumer in ending))
@@ -569,7 +485,7 @@ class Session:
         self._cancel(list(self._watched), deadline)
         self._full.clear()
         self._streamed.clear()
-        self._await(lambda: not self._cancelling, deadline)
+        self._tx.wait(lambda: not self._cancelling, deadline)
         self._recount(deadline)
         self._give_back(self._take_all(), deadline)
 
@@ -583,11 +499,11 @@ class Session:
             claim = self.held.get(tag)
             if claim is None:
                 return False
-            if claim.number and self._committed >= self._gate and time.monotonic() - link.heard <= FRESH:
+            if claim.number and self._tx.committed >= self._tx.gate and time.monotonic() - link.heard <= FRESH:
                 del self.held[tag]
-                self._unacked.pop(claim.number, None)
+                self.unacked.pop(claim.number, None)
                 link.send(wire.ack_and_commit(WORK, claim.number))
-                self._commits += 1
+                self._tx.commits += 1
                 if link.failure is not None:
                     raise link.failure
                 return True
@@ -607,7 +523,7 @@ class Session:
                 todo[tag] = (claim, settlement)
             verdicts.append(is_new or tag in done)
         if any(not claim.number for claim, _ in todo.values()):
-            self._await(lambda: all(claim.number or claim.tag not in self.held for claim, _ in todo.values()), deadline)
+            self._tx.wait(lambda: all(claim.number or claim.tag not in self.held for claim, _ in todo.values()), deadline)
             return self.settle(settlements)
         if todo and not self._settle(todo, deadline):
             return self.settle(settlements)
@@ -618,16 +534,16 @@ class Session:
         doubtful = {one.delivery.tag: self._doubtful[one.delivery.tag] for one in settlements if one.delivery.tag in self._doubtful}
         if doubtful:
             last = max(doubtful.values())
-            self._await(lambda: self._committed >= last, deadline)
+            self._tx.wait(lambda: self._tx.committed >= last, deadline)
             for tag, ticket in doubtful.items():
                 self._doubtful.pop(tag, None)
-                self._after_commit(ticket)
+                self._tx.see_to_returned(ticket)
         return set(doubtful)
 
     def _settle(self, todo: Mapping[str, tuple[Claim, Settlement]], deadline: float) -> bool:
         """False when one of these claims changed meanwhile, and nothing was done."""
         # All is encoded before anything is sent: what cannot be encoded fails here, and nothing is done.
-        publishes: list[_Publish] = []
+        publishes: list[Publish] = []
         rejected: list[Claim] = []
         acked: list[Claim] = []
         for claim, settlement in todo.values():
@@ -639,17 +555,17 @@ class Session:
                 publishes += copies
                 acked.append(claim)
         if publishes and self.link.blocked:
-            self._await(lambda: not self.link.blocked, deadline)
-        with self._turn_to_send(deadline):
+            self._tx.wait(lambda: not self.link.blocked, deadline)
+        with self._tx.turn(deadline):
             if self.link.failure is not None:
                 raise self.link.failure
             if not all(claim.number and tag in self.held for tag, (claim, _) in todo.items()):
                 return False  # it is being refreshed
             acks = self._acks([claim.number for claim in acked])
             for claim in rejected:
-                self._unacked.pop(claim.number, None)
+                self.unacked.pop(claim.number, None)
                 acks.append(wire.reject(WORK, claim.number))
-            ticket = self._commit(publishes, acks)
+            ticket = self._tx.commit(publishes, acks)
             if self.link.failure is not None:
                 raise self.link.failure
             for tag in todo:
@@ -662,18 +578,18 @@ class Session:
 
     def _await_settled(self, ticket: int, tags: Iterable[str], deadline: float) -> None:
         try:
-            self._await(lambda: self._committed >= ticket, deadline)
+            self._tx.wait(lambda: self._tx.committed >= ticket, deadline)
         except BrokerUnavailable:
             if not self.is_broken:
                 self._doubtful.update(dict.fromkeys(tags, ticket))
             raise
-        self._after_commit(ticket)
+        self._tx.see_to_returned(ticket)
 
-    def _publish(self, envelope: Envelope) -> _Publish:
+    def _publish(self, envelope: Envelope) -> Publish:
         properties, (exchange, routing_key) = self._broker.prepare(self.link, envelope)
-        return _Publish(exchange, routing_key, envelope.queue, properties, envelope.body, envelope.mandatory)
+        return Publish(exchange, routing_key, envelope.queue, properties, envelope.body, envelope.mandatory)
 
-    def _act(self, action: Action, claim: Claim) -> list[_Publish] | None:
+    def _act(self, action: Action, claim: Claim) -> list[Publish] | None:
         """What is published in the place of the message; None to reject it."""
         match action:
             case Return():
@@ -687,13 +603,13 @@ class Session:
                     return None
                 self._topology.ensure_quarantine(self.link)
                 properties = messages.resting(claim.message, claim.queue, reason, evidence, claim.count + 1)
-                return [_Publish("", QUARANTINE, QUARANTINE, properties, claim.message.body)]
+                return [Publish("", QUARANTINE, QUARANTINE, properties, claim.message.body)]
             case Ack() | Acked():
                 return []
 
     def _acks(self, numbers: list[int]) -> list[bytes]:
         """Acks of these: as many as possible in one. Under the link's lock."""
-        unacked, wanted = self._unacked, set(numbers)
+        unacked, wanted = self.unacked, set(numbers)
         last = 0
         for number in unacked:
             if number not in wanted:
@@ -711,7 +627,7 @@ class Session:
         """Return what is held, but for the tags to keep; how many."""
         kept = set(keep)
         deadline = time.monotonic() + self._broker.timeout
-        with self._claiming, self._refreshing:
+        with self._claiming, self._refresh.lock:
             self._quieten(deadline)
             with self.link.cond:
                 gone = [claim for tag, claim in self.held.items() if tag not in kept]
@@ -749,7 +665,7 @@ class Session:
         self.link.look()
         self.link.beat()
         self._mind_silence()
-        self._refresh()
+        self._refresh.keep(time.monotonic() + self._broker.timeout)
         if self.is_watching and time.monotonic() - self._called > PATIENCE and self._claiming.acquire(blocking=False):
             try:
                 self._quieten(time.monotonic() + self._broker.timeout)
@@ -767,85 +683,6 @@ class Session:
         if (silence := self.link.silence()) >= patience:
             why = f"not a word for {silence:.1f} s on this connection, while it answers on others"
             self.link.fail(BrokerUnavailable(self._broker.url, why))
-
-    # Claims that would become too old for the server
-
-    def _refresh(self) -> None:
-        """Claim anew what has been held for a third of the server's ``consumer_timeout``.
-
-        In the place of the message, a copy is sent to a queue of this session's own and got from there at once. Should the
-        connection end in the meantime or later, the copy expires there, and dead-lettering takes it back to where it came from,
-        with a grown count. That queue outlives the session by no more than it takes.
-        """
-        with self._refreshing:
-            deadline = time.monotonic() + self._broker.timeout
-            if not self._moving:
-                self._move_old(deadline)
-            if self._moving:
-                self._get_moved(deadline)
-
-    def _move_old(self, deadline: float) -> None:
-        every = self._broker.consumer_timeout / 3
-        now = time.monotonic()
-        with self.link.cond:
-            first = next(iter(self._unacked.values()), None)
-            # A server that blocks publishers would keep them on their way for as long as it likes.
-            if not every or first is None or now - first.since < every or self.link.blocked:
-                return
-        self._declare_lease_queue()
-        with self._turn_to_send(deadline):
-            old = [claim for claim in self.held.values() if claim.number and now - claim.since >= every]
-            if not old:
-                return
-            acks = [self._forget(claim.number) for claim in old]
-            self._moved_by = self._commit([self._leased(claim) for claim in old], acks)
-            self._moving = old
-            for claim in old:
-                claim.number = 0
-
-    def _get_moved(self, deadline: float) -> None:
-        """Where this does not come to its end in time, the next call goes on with it."""
-        self._await(lambda: self._committed >= self._moved_by, deadline)
-        self._after_commit(self._moved_by)
-        missing = sum(not claim.number for claim in self._moving)
-        self._ask([(self._lease_queue, missing)], deadline)
-        with self.link.cond:
-            for claim in self._moving:
-                if not claim.number:
-                    log.warning("A claim in queue %r ended while it was refreshed: this process was stopped.", claim.queue)
-                    self.held.pop(claim.tag, None)
-            self._moving = []
-            self.link.cond.notify_all()
-
-    def _declare_lease_queue(self) -> None:
-        name = self._lease_queue
-        if name in self.link.declared:
-            return
-        declarer = Declarer(self.link)
-        # Through an exchange, so that the routing key stays free to say where the copy has to go in the end.
-        declarer.exchange_declare(name, type="fanout", auto_delete=True)
-        arguments = {
-            "x-message-ttl": LEASE_TTL * 1000,
-            "x-dead-letter-exchange": "",
-            # Longer than from one refresh to the next: a queue that expires takes along what is claimed from it.
-            "x-expires": int(1000 * (6 * LEASE_TTL + 2 * self._broker.consumer_timeout)),
-        }
-        declarer.queue_declare(name, arguments=arguments)
-        declarer.queue_bind(name, name)
-        self.link.declared.add(name)
-
-    def _leased(self, claim: Claim) -> _Publish:
-        changes = {messages.DELIVERIES: claim.count + 1, messages.SUSPECT: True, messages.LEASED: claim.tag}
-        properties = messages.copied(claim.message, changes)
-        return _Publish(self._lease_queue, claim.queue, claim.queue, properties, claim.message.body)
-
-    def _refreshed(self, message: wire.Message) -> None:
-        claim = self.held.get(messages.leased_as(message))
-        if claim is None:
-            self._unacked[message.tag] = Claim(message, self._lease_queue, message.tag, time.monotonic())
-            return
-        claim.number, claim.since = message.tag, time.monotonic()
-        self._unacked[message.tag] = claim
 
     def deliveries(self) -> list[Delivery]:
         """What was handed out and is not settled."""
