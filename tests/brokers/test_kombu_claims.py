@@ -406,6 +406,17 @@ def test_a_quarantined_message_goes_where_its_queue_sends_dead_letters(open_on):
     assert found[0].envelope.headers["x-death"][0]["reason"] == "rejected"
 
 
+def test_a_queue_that_ends_with_its_last_consumer_outlives_a_rest(open_on):
+    queue = Queue("brief", Exchange("brief"), routing_key="brief", auto_delete=True)
+    broker, publisher = open_on(queues=[queue]), open_on(queues=[queue])
+    assert claim(broker, queues=["brief"]) == []
+    assert not broker.wait(["brief"], 0.1, incarnation="a")
+    publisher.publish([envelope(b"%d" % number, "brief") for number in range(3)])
+    assert broker.wait(["brief"], 30, incarnation="a")
+    broker.rest(incarnation="a")
+    assert sorted(bodies(claim(broker, queues=["brief"]))) == [b"0", b"1", b"2"]
+
+
 def test_priorities_are_served_where_the_queue_has_them(open_on):
     broker = open_on(queues=[Queue("q", Exchange("q"), routing_key="q", max_priority=10)])
     broker.publish([envelope(b"%d" % priority, priority=priority) for priority in (3, 9, 0, 6)])

@@ -31,7 +31,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from jumpstarter.brokers.kombu import message as messages
@@ -255,7 +255,7 @@ class Session:
             active = [queue for queue in active if queue not in self._dry]
 
     def _is_spent(self, queue: str) -> bool:
-        return self._credit.get(queue, 0) <= 0 and not self._topology.ends_with_its_consumers(queue)
+        return self._credit.get(queue, 0) <= 0
 
     def _burst(self, queues: Iterable[str], number: int, deadline: float) -> None:
         """Let so many messages of the streamed queues come. Those whose consumers have brought what they were meant to get new
@@ -347,11 +347,14 @@ class Session:
             self._transact(copies, [claim.number for claim in claims], deadline)
         self._quieten(deadline)
 
-    def _take_all(self) -> list[Claim]:
+    def _take_but(self, queues: Container[str]) -> list[Claim]:
+        """What has arrived, but for these queues."""
         with self.link.cond:
-            claims = list(self._arrived)
+            taken = [claim for claim in self._arrived if claim.queue not in queues]
+            left = [claim for claim in self._arrived if claim.queue in queues]
             self._arrived.clear()
-            return claims
+            self._arrived.extend(left)
+            return taken
 
     # Redelivered messages, and what goes back
 
@@ -458,6 +461,8 @@ class Session:
         if len(self._full) < 2 or self._suspect is not None:
             return
         hot = [queue for queue in queues if queue not in self._streamed and self._left.get(queue, 0) > limit]
+        # A stream that may not end would hold back what others could do.
+        hot = [queue for queue in hot if not self._topology.ends_with_its_consumers(queue)]
         if hot:
             self._width = min(WIDEST, -(-limit // len(hot)))
             self._watch(hot, deadline, prefetch=self._width)
@@ -480,14 +485,16 @@ class Session:
             self._cancelling |= ending
             self.link.send(*(wire.cancel(WORK, consumer) for consumer in ending))
 
-    def _quieten(self, deadline: float) -> None:
-        """End all consumers, and give back what nobody claimed."""
-        self._cancel(list(self._watched), deadline)
+    def _quieten(self, deadline: float, *, for_good: bool = False) -> None:
+        """End the consumers, and give back what nobody claimed. A queue that would be deleted with its last consumer, and what
+        waits in it as well, keeps its own until the session ends, and that keeps the message it has brought."""
+        kept = set() if for_good else {queue for queue in self._watched if self._topology.ends_with_its_consumers(queue)}
+        self._cancel([queue for queue in self._watched if queue not in kept], deadline)
         self._full.clear()
         self._streamed.clear()
         self._tx.wait(lambda: not self._cancelling, deadline)
         self._recount(deadline)
-        self._give_back(self._take_all(), deadline)
+        self._give_back(self._take_but(kept), deadline)
 
     # Settling
 
@@ -628,7 +635,7 @@ class Session:
         kept = set(keep)
         deadline = time.monotonic() + self._broker.timeout
         with self._claiming, self._refresh.lock:
-            self._quieten(deadline)
+            self._quieten(deadline, for_good=not kept)
             with self.link.cond:
                 gone = [claim for tag, claim in self.held.items() if tag not in kept]
                 for claim in gone:
@@ -642,7 +649,7 @@ class Session:
         self._closing = True
         if not self.is_broken:
             with contextlib.suppress(BrokerUnavailable):
-                self._quieten(time.monotonic() + min(1.0, self._broker.timeout))
+                self._quieten(time.monotonic() + min(1.0, self._broker.timeout), for_good=True)
         self.link.close()
 
     # Upkeep, by the broker's keeper
