@@ -20,8 +20,10 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from tests.peers import ROOT
 from tests.reliability.removals import REMOVALS, Removal
@@ -76,17 +78,28 @@ def notices(removal: Removal, folder: Path) -> tuple[bool, str]:
     python = folder / ".venv" / "bin" / "python"
     options = ["-q", "-x", "--tb=line", "-p", "no:randomly", "-p", "no:cacheprovider", "--timeout", str(_ONE)]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-    env |= {"RELIABILITY": "short", "PYTHONDONTWRITEBYTECODE": "1"}
+    (folder / "tmp").mkdir(exist_ok=True)
+    env |= {"RELIABILITY": "short", "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(folder / "tmp")}
     with without(removal, folder):
         command = [str(python), "-m", "pytest", *options, *removal.tests]
         try:
             told = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=_ALL, check=False)
         except subprocess.TimeoutExpired:
             return False, f"no end within {_ALL} s"
+        finally:
+            _end_what_is_left(folder)
     lines = [line for line in told.stdout.splitlines() if line.strip()]
     why = next((line for line in lines if "Error" in line or "assert" in line), lines[-1] if lines else "")
     # 1: tests failed. Anything else (a module that cannot be imported, no test of that name) is no proof.
     return told.returncode == 1, f"{why[-150:]}{'' if told.returncode in (0, 1) else f' (pytest ended with {told.returncode})'}"
+
+
+def _end_what_is_left(folder: Path) -> None:
+    """A test that hangs is ended with its process, and leaves its servers and workers behind: all of them live in the copy."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                process.kill()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
