@@ -419,24 +419,9 @@ class Producer:
             properties["expiration"] = str(int(expiration * 1000))
         due = _due(wire_headers) if broker.exclusive else None
         name = exchange if isinstance(exchange, str) else getattr(exchange, "name", exchange) or ""
-        if name and self._is_fanout(exchange, name, declare or ()):
-            self._fan_out(
-                Envelope(
-                    queue=name,
-                    body=payload.body,
-                    headers=wire_headers,
-                    properties=properties,
-                    content_type=payload.content_type,
-                    content_encoding=payload.content_encoding,
-                    exchange=name,
-                    routing_key=routing_key or "",
-                    priority=properties["priority"],
-                ),
-                timeout,
-            )
-            return
-        envelopes = [
-            Envelope(
+
+        def envelope(queue: str, key: str, due: float | None) -> Envelope:
+            return Envelope(
                 queue=queue,
                 body=payload.body,
                 headers=wire_headers,
@@ -444,10 +429,16 @@ class Producer:
                 content_type=payload.content_type,
                 content_encoding=payload.content_encoding,
                 exchange=name,
-                routing_key=routing_key or queue,
+                routing_key=key,
                 priority=properties["priority"],
                 due=due,
             )
+
+        if name and self._is_fanout(exchange, name, declare or ()):
+            self._fan_out(envelope(name, routing_key or "", None), timeout)
+            return
+        envelopes = [
+            envelope(queue, routing_key or queue, due)
             for queue in self._queues(name, routing_key, declare or ())[: 1 if broker.routes else None]
         ]
         self._hand_over(envelopes, retry_policy if retry else None, timeout)

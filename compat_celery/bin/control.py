@@ -75,6 +75,10 @@ def _tell(replies: Iterable[dict[str, Any]], *, quiet: bool = False) -> None:
             click.echo("\n".join(f"    {line}" for line in text.splitlines()))
 
 
+def _by_node(replies: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    return {node: reply for each in replies for node, reply in each.items()}
+
+
 def _count(replies: Sequence[Any]) -> str:
     return f"\n{len(replies)} {'node' if len(replies) == 1 else 'nodes'} online."
 
@@ -94,70 +98,51 @@ def status(context: CLIContext, /, timeout: float | None, destination: Any, as_j
     """Show the workers that are online."""
     replies = _ask(context, "inspect", "ping", (), timeout or 1.0, destination)
     if as_json:
-        click.echo(dumps({node: reply for each in replies for node, reply in each.items()}))
+        click.echo(dumps(_by_node(replies)))
         return
     _tell(replies, quiet=True)
     if not context.quiet:
         click.echo(_count(replies))
 
 
-@click.command(name="inspect", context_settings={"ignore_unknown_options": True})
-@click.argument("command", required=False)
-@click.argument("arguments", nargs=-1)
-@_TIMEOUT
-@_DESTINATION
-@_JSON
-@_LIST
-@pass_context
-def inspect(
-    context: CLIContext,
-    /,
-    command: str | None,
-    arguments: Sequence[str],
-    timeout: float | None,
-    destination: Any,
-    as_json: bool,
-    lists: bool,
-) -> None:
-    """Ask workers: active, reserved, stats, registered … (--list shows all)."""
-    if lists or command is None:
-        context.app()
-        click.echo(_shown("inspect"))
-        return
-    replies = _ask(context, "inspect", command, arguments, timeout, destination)
-    if as_json:
-        click.echo(dumps({node: reply for each in replies for node, reply in each.items()}))
-        return
-    _tell(replies)
-    if not context.quiet:
-        click.echo(_count(replies))
+def _command(kind: str, text: str, *, merged: bool) -> click.Command:
+    """``inspect`` or ``control``.
+
+    :param merged: JSON is one object of all workers, as Celery has it for ``inspect``; else a list with one for each.
+    """
+
+    @click.command(name=kind, help=f"{text} … (--list shows all).", context_settings={"ignore_unknown_options": True})
+    @click.argument("command", required=False)
+    @click.argument("arguments", nargs=-1)
+    @_TIMEOUT
+    @_DESTINATION
+    @_JSON
+    @_LIST
+    @pass_context
+    def run(
+        context: CLIContext,
+        /,
+        command: str | None,
+        arguments: Sequence[str],
+        timeout: float | None,
+        destination: Any,
+        as_json: bool,
+        lists: bool,
+    ) -> None:
+        if lists or command is None:
+            context.app()
+            click.echo(_shown(kind))
+            return
+        replies = _ask(context, kind, command, arguments, timeout, destination)
+        if as_json:
+            click.echo(dumps(_by_node(replies) if merged else replies))
+            return
+        _tell(replies)
+        if merged and not context.quiet:
+            click.echo(_count(replies))
+
+    return run
 
 
-@click.command(name="control", context_settings={"ignore_unknown_options": True})
-@click.argument("command", required=False)
-@click.argument("arguments", nargs=-1)
-@_TIMEOUT
-@_DESTINATION
-@_JSON
-@_LIST
-@pass_context
-def control(
-    context: CLIContext,
-    /,
-    command: str | None,
-    arguments: Sequence[str],
-    timeout: float | None,
-    destination: Any,
-    as_json: bool,
-    lists: bool,
-) -> None:
-    """Tell workers: rate_limit, time_limit, revoke, enable_events, shutdown … (--list shows all)."""
-    if lists or command is None:
-        context.app()
-        click.echo(_shown("control"))
-        return
-    replies = _ask(context, "control", command, arguments, timeout, destination)
-    if as_json:
-        click.echo(dumps(replies))
-        return
-    _tell(replies)
+inspect = _command("inspect", "Ask workers: active, reserved, stats, registered", merged=True)
+control = _command("control", "Tell workers: rate_limit, time_limit, revoke, enable_events, shutdown", merged=False)

@@ -17,7 +17,8 @@ from jumpstarter.brokers.kombu import message as messages
 from jumpstarter.brokers.kombu import wire
 from jumpstarter.brokers.kombu.claim import Claim
 from jumpstarter.brokers.kombu.link import Declarer
-from jumpstarter.brokers.kombu.transactions import Publish, Transactions
+from jumpstarter.brokers.kombu.publisher import Parcel
+from jumpstarter.brokers.kombu.transactions import Transactions
 
 if TYPE_CHECKING:
     from jumpstarter.brokers.kombu.broker import AmqpBroker
@@ -108,10 +109,10 @@ class Refresh:
         declarer.queue_bind(name, name)
         self._link.declared.add(name)
 
-    def _leased(self, claim: Claim) -> Publish:
+    def _leased(self, claim: Claim) -> Parcel:
         changes = {messages.DELIVERIES: claim.count + 1, messages.SUSPECT: True, messages.LEASED: claim.tag}
         properties = messages.copied(claim.message, changes)
-        return Publish(self.queue, claim.queue, claim.queue, properties, claim.message.body)
+        return Parcel(claim.queue, self.queue, claim.queue, properties, claim.message.body)
 
     def take(self, message: wire.Message) -> None:
         """A copy was got. Under the link's lock."""

@@ -38,9 +38,10 @@ from jumpstarter.brokers.kombu import message as messages
 from jumpstarter.brokers.kombu import wire
 from jumpstarter.brokers.kombu.claim import Claim
 from jumpstarter.brokers.kombu.link import WORK, Declarer, Link
+from jumpstarter.brokers.kombu.publisher import Parcel
 from jumpstarter.brokers.kombu.refresh import Refresh
 from jumpstarter.brokers.kombu.topology import LONGEST_DELAY, QUARANTINE
-from jumpstarter.brokers.kombu.transactions import Publish, Transactions
+from jumpstarter.brokers.kombu.transactions import Transactions
 from jumpstarter.errors import BrokerUnavailable
 from jumpstarter.jobs import ACK, Ack, Acked, Action, Delivery, Envelope, Park, Quarantine, Requeue, Return, Settlement
 
@@ -373,24 +374,24 @@ class Session:
         if claims:
             self._transact([self._copy(claim) for claim in claims], [claim.number for claim in claims], deadline)
 
-    def _copy(self, claim: Claim, *, grown: int = 0, is_suspect: bool = False) -> Publish:
+    def _copy(self, claim: Claim, *, grown: int = 0, is_suspect: bool = False) -> Parcel:
         """A publish of the message to its own queue; ``grown``: deliveries to add to its count."""
         changes: dict[str, int | bool | None] = {}
         if grown:
             count = claim.count if claim.tag else messages.count_of(claim.message)
             changes = {messages.DELIVERIES: count + grown, messages.SUSPECT: is_suspect or None}
         properties = messages.copied(claim.message, changes)
-        return Publish("", claim.queue, claim.queue, properties, claim.message.body)
+        return Parcel(claim.queue, "", claim.queue, properties, claim.message.body)
 
-    def _copy_later(self, claim: Claim, due: float) -> Publish:
+    def _copy_later(self, claim: Claim, due: float) -> Parcel:
         """A publish of the message that reaches its queue when it is due."""
         seconds = due - time.time()
         exchange, routing_key = self._topology.delay(self.link, claim.queue, seconds)
         properties = messages.copied(claim.message, {messages.DUE: float(due) if seconds > LONGEST_DELAY else None})
-        return Publish(exchange, routing_key, claim.queue, properties, claim.message.body)
+        return Parcel(claim.queue, exchange, routing_key, properties, claim.message.body)
 
-    def _transact(self, publishes: Sequence[Publish], acked: Sequence[int], deadline: float) -> None:
-        """Publish and ack, both or neither, and wait until it is done."""
+    def _transact(self, publishes: Sequence[Parcel], acked: Sequence[int], deadline: float) -> None:
+        """Parcel and ack, both or neither, and wait until it is done."""
         with self._tx.turn(deadline):
             ticket = self._tx.commit(publishes, [self.forget(number) for number in acked])
         self._tx.wait(lambda: self._tx.committed >= ticket, deadline)
@@ -550,7 +551,7 @@ class Session:
     def _settle(self, todo: Mapping[str, tuple[Claim, Settlement]], deadline: float) -> bool:
         """False when one of these claims changed meanwhile, and nothing was done."""
         # All is encoded before anything is sent: what cannot be encoded fails here, and nothing is done.
-        publishes: list[Publish] = []
+        publishes: list[Parcel] = []
         rejected: list[Claim] = []
         acked: list[Claim] = []
         for claim, settlement in todo.values():
@@ -592,11 +593,11 @@ class Session:
             raise
         self._tx.see_to_returned(ticket)
 
-    def _publish(self, envelope: Envelope) -> Publish:
+    def _publish(self, envelope: Envelope) -> Parcel:
         properties, (exchange, routing_key) = self._broker.prepare(self.link, envelope)
-        return Publish(exchange, routing_key, envelope.queue, properties, envelope.body, envelope.mandatory)
+        return Parcel(envelope.queue, exchange, routing_key, properties, envelope.body, envelope.mandatory)
 
-    def _act(self, action: Action, claim: Claim) -> list[Publish] | None:
+    def _act(self, action: Action, claim: Claim) -> list[Parcel] | None:
         """What is published in the place of the message; None to reject it."""
         match action:
             case Return():
@@ -610,7 +611,7 @@ class Session:
                     return None
                 self._topology.ensure_quarantine(self.link)
                 properties = messages.resting(claim.message, claim.queue, reason, evidence, claim.count + 1)
-                return [Publish("", QUARANTINE, QUARANTINE, properties, claim.message.body)]
+                return [Parcel(QUARANTINE, "", QUARANTINE, properties, claim.message.body)]
             case Ack() | Acked():
                 return []
 

@@ -10,27 +10,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jumpstarter.brokers.kombu import wire
 from jumpstarter.brokers.kombu.link import WORK, Link
+from jumpstarter.brokers.kombu.publisher import Parcel
 from jumpstarter.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from jumpstarter.brokers.kombu.broker import AmqpBroker
-
-
-@dataclass(slots=True, eq=False)
-class Publish:
-    """A publish inside a transaction. ``queue`` is where it is meant to arrive, in case that it does not."""
-
-    exchange: str
-    routing_key: str
-    queue: str
-    properties: bytes
-    body: bytes
-    mandatory: bool = True
 
 
 class Transactions:
@@ -44,7 +32,7 @@ class Transactions:
         self._link = link
         self._broker = broker
         self.commits = self.committed = self.gate = 0
-        self._sent: dict[int, Sequence[Publish]] = {}
+        self._sent: dict[int, Sequence[Parcel]] = {}
         self._returned: list[tuple[int, wire.Message]] = []
 
     def take_back(self, message: wire.Message) -> None:
@@ -58,7 +46,7 @@ class Transactions:
             for one in self._sent.get(self.committed + 1, ()):
                 self._broker.send_again(one.queue, one.properties, one.body)
 
-    def commit(self, publishes: Sequence[Publish], acks: Sequence[bytes]) -> int:
+    def commit(self, publishes: Sequence[Parcel], acks: Sequence[bytes]) -> int:
         """Send the publishes, the acks and a commit; its number. In one's turn, so that numbers are in the order of sending."""
         frame_max = self._link.frame_max
         frames = []
