@@ -132,13 +132,7 @@ REMOVALS: tuple[Removal, ...] = (
     Removal(
         "8",
         "long claims are not refreshed on RabbitMQ",
-        (
-            Edit(
-                "jumpstarter/brokers/kombu/session.py",
-                "every = self._broker.consumer_timeout / 3\n        now = time.monotonic()\n        with self.link.cond:",
-                "every = 0\n        now = time.monotonic()\n        with self.link.cond:",
-            ),
-        ),
+        (Edit("jumpstarter/brokers/kombu/refresh.py", "every = self._broker.consumer_timeout / 3", "every = 0"),),
         (f"{AMQP}test_a_worker_outlives_consumer_timeout_and_runs_a_long_job_once",),
     ),
     Removal(
