@@ -153,10 +153,12 @@ class Children:
     async def _stop(self) -> None:
         """Warm: each child finishes what it runs, however long that takes; :meth:`kill` cuts it short."""
         self._is_stopping = True
-        for child in list(self._living.values()):
-            child.link.say(STOP)
-        while left := [*self._living.values(), *self._dead]:
-            await left[0].gone.wait()
+        async with anyio.create_task_group() as telling:
+            for child in list(self._living.values()):
+                telling.start_soon(child.link.say_patiently, STOP)
+            while left := [*self._living.values(), *self._dead]:
+                await left[0].gone.wait()
+            telling.cancel_scope.cancel()
 
     def kill(self) -> None:
         """End all children now (SIGKILL). What they hold is buried as they go."""
@@ -288,7 +290,7 @@ class Children:
     def note(self, notice: str) -> None:
         """Pass it on to all children."""
         for child in list(self._living.values()):
-            child.link.say(NOTE, notice)
+            self._group.start_soon(child.link.say_patiently, NOTE, notice)
 
     def inquire(self, question: str, on_answer: Callable[[str], None]) -> int:
         """Ask all children that are ready; how many. ``on_answer`` is called with the answer of each that gives one."""
@@ -298,7 +300,7 @@ class Children:
         for old in list(self._questions)[:-_QUESTIONS]:
             del self._questions[old]
         for child in asked:
-            child.link.say(ASK, number, question)
+            self._group.start_soon(child.link.say_patiently, ASK, number, question)
         return len(asked)
 
     def _answered(self, number: str, answer: str) -> None:
@@ -327,8 +329,6 @@ class Children:
         child.pid = pid
         if child.killed:
             self._kill(child)
-        elif self._is_stopping:
-            child.link.say(STOP)
 
     def _died(self, exited: Exited) -> None:
         child = next((child for child in self._living.values() if child.pid == exited.pid), None)

@@ -47,24 +47,25 @@ class Link:
     def __init__(self, channel: socket.socket) -> None:
         channel.setblocking(False)
         self._channel = channel
+        self._turn = anyio.Lock()
 
     def say(self, *words: str) -> None:
-        """Send a word, with what belongs to it; whether the other side still listens is its own affair."""
-        # A full buffer holds thousands of unread lines: whoever does not read them does not act on one more either.
+        """Send a word, with what belongs to it, unless thousands are unread: for what is said again, or does not matter then."""
         with contextlib.suppress(OSError):
             self._channel.send(" ".join(map(quote, words)).encode() + b"\n")
 
     async def say_patiently(self, *words: str) -> None:
-        """The same, but wait until the other side has read enough."""
+        """The same, but wait until the other side has read enough, or is gone: for what must not get lost. In the loop only."""
         line = " ".join(map(quote, words)).encode() + b"\n"
-        with contextlib.suppress(ConnectionError):
-            while True:
-                try:
-                    self._channel.send(line)
-                except BlockingIOError:
-                    await anyio.wait_writable(self._channel)
-                else:
-                    return
+        with contextlib.suppress(OSError, anyio.ClosedResourceError):
+            async with self._turn:
+                while True:
+                    try:
+                        self._channel.send(line)
+                    except BlockingIOError:
+                        await anyio.wait_writable(self._channel)
+                    else:
+                        return
 
     async def answer(self, number: str, text: str) -> None:
         """Send the answer to the question of that number."""
@@ -91,4 +92,5 @@ class Link:
 
     def close(self) -> None:
         """Hang up."""
+        anyio.notify_closing(self._channel)
         self._channel.close()

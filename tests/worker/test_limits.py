@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,12 +241,14 @@ def test_racing_cancellations_never_hit_another_job(pool: str, start_node: Start
     must be over."""
     count, dice = 10_000, random.Random(7)
     node = start_node(TOYS, broker, results, pool=pool, concurrency=2, most_stuck=1_000_000)
-    broker.publish([envelope("compute", number, dice.random() / 4000, id=str(number)) for number in range(count)])
+    broker.publish([envelope("compute", number, dice.random() / 1500, id=str(number)) for number in range(count)])
     doomed = sorted(dice.sample(range(count), count // 10))
     while left := broker.depth("toys"):
         # Claimed in the order of their numbers, some hundreds at a time.
         near = [number for number in doomed if -700 < number - (count - left) < 50]
-        on_loop(node, lambda near=near: [cancel_in(node, str(number)) for number in near])
+        said = threading.Event()
+        on_loop(node, lambda near=near, said=said: [*(cancel_in(node, str(number)) for number in near), said.set()])
+        assert said.wait(60)
     values = {number: result_of(results, str(number), timeout=60) for number in range(count)}
     hit = {number for number, value in values.items() if value != number}
     assert hit <= set(doomed)

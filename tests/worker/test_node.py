@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from jumpstarter.brokers import open_broker
 from jumpstarter.results import open_results
 from jumpstarter.worker.beside import reasons
 from jumpstarter.worker.node import Node
+from tests.peers import eventually
 from tests.worker.conftest import StartNode
 from tests.worker.test_worker import result_of
 from tests.worker.toy import ToyApplication, envelope
@@ -127,6 +129,25 @@ def test_a_cold_stop_returns_what_runs(start_node: StartNode, broker: Broker, re
     node.actor.kill()
     assert node.stop(10)
     assert broker.depth("toys") == 1
+
+
+@pytest.mark.slow
+def test_a_child_that_is_behind_with_reading_hears_that_it_has_to_stop(
+    start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    node = start_node(TOYS, broker, results, pool="prefork", concurrency=2)
+    actor = node.actor
+    assert isinstance(actor, Node)
+    children = actor.children
+    slow, _ = children.pids
+    os.kill(slow, signal.SIGSTOP)
+    said = threading.Event()
+    node.call_soon(lambda: [*(actor.cancel(str(number)) for number in range(20_000)), said.set()])
+    assert said.wait(30)
+    actor.post("stop")
+    eventually(lambda: children.is_stopping, within=10, what="the children are told to stop")
+    os.kill(slow, signal.SIGCONT)
+    assert node.stop(20)
 
 
 def test_a_child_that_cannot_start_fails_the_node_with_the_reason(start_node: StartNode, broker: Broker, results: Results) -> None:
