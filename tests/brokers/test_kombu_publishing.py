@@ -156,6 +156,23 @@ def test_a_claimant_whose_server_answers_nobody_keeps_its_claims(rabbitmq_server
         assert not session.is_broken
 
 
+def test_a_claimant_that_is_answered_later_than_newcomers_keeps_its_claims(rabbitmq_server, open_on):
+    """A server that was stopped and goes on, on a busy machine, greets newcomers first."""
+    with Network(rabbitmq_server.port) as network:
+        direct = open_on()
+        broker = open_on(network.port, timeout=0.5, heartbeat=600)
+        direct.publish([envelope(b"1")])
+        (one,) = broker.claim(["q"], 1, incarnation="a", lease=LEASE)
+        session = broker._sessions["a"]
+        network.stall()
+        eventually(lambda: session._others_answered is not None, within=PATIENCE, what="newcomers are answered, and it is not")
+        network.heal()
+        eventually(lambda: session.link.silence() == 0.0, within=PATIENCE, what="it speaks again")
+        eventually(lambda: session._others_answered is None, within=PATIENCE, what="that is noticed")
+        assert [held.tag for held in broker.held("a")] == [one.tag]
+        assert not session.is_broken
+
+
 def test_a_claimant_whose_declaration_was_refused_does_not_take_the_servers_silence_for_death(rabbitmq_server, open_on):
     """The last thing that it said needs no answer."""
     broker = open_on(heartbeat=600)

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import struct
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +23,10 @@ class _Pair:
     client: socket.socket
     server: socket.socket
     half_open: bool = False
+    passable: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.passable.set()
 
     def end(self) -> None:
         for side in (self.client, self.server):
@@ -53,9 +57,16 @@ class Network:
         """Nothing gets through in either direction, and nobody is told: connections stay open, new ones are accepted."""
         self._passable.clear()
 
+    def stall(self) -> None:
+        """The same for the connections that there are; new ones work."""
+        for pair in self._current():
+            pair.passable.clear()
+
     def heal(self) -> None:
         """What was held back arrives, late."""
         self._passable.set()
+        for pair in self._current():
+            pair.passable.set()
 
     def half_open(self) -> None:
         """Forget every connection on the server's side; the clients' ends stay open and are never answered. New ones work."""
@@ -120,17 +131,21 @@ class Network:
     def _ask(self, pair: _Pair) -> None:
         with contextlib.suppress(OSError):
             while data := pair.client.recv(_CHUNK):
-                self._passable.wait()
+                self._wait(pair)
                 if not pair.half_open:
                     pair.server.sendall(data)
         # The client has gone; what it sent before is still carried out.
         with contextlib.suppress(OSError):
             pair.server.shutdown(socket.SHUT_WR)
 
+    def _wait(self, pair: _Pair) -> None:
+        self._passable.wait()
+        pair.passable.wait()
+
     def _answer(self, pair: _Pair) -> None:
         with contextlib.suppress(OSError):
             while data := pair.server.recv(_CHUNK):
-                self._passable.wait()
+                self._wait(pair)
                 with self._lock:
                     cut = self._cuts.pop() if self._cuts and not pair.half_open else None
                 if cut is not None:

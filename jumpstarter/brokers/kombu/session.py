@@ -66,6 +66,9 @@ BURST: Final = 0.02
 GATHER: Final = 0.002
 #: The server's limit of a prefetch count is 65,535.
 WIDEST: Final = 5000
+#: Seconds that a silent connection gets once its server answers others. One that was stopped and goes on greets those who are new
+#: before it has read what the old connections sent.
+SECOND_CHANCE: Final = 2.0
 #: Seconds without a word from the server after which an ack is waited for: the connection may be gone.
 FRESH: Final = 1.0
 #: More empty queues than this are looked at before they are asked.
@@ -112,6 +115,7 @@ class Session:
         self._closing = False
         self._claiming = threading.Lock()
         self._called = time.monotonic()
+        self._others_answered: float | None = None
         heartbeat = broker.heartbeat if broker.heartbeat is not None else max(1.0, lease)
         self.link = Link(
             broker.address,
@@ -663,7 +667,8 @@ class Session:
     @property
     def patience(self) -> float:
         """Seconds until the next :meth:`keep`, at most."""
-        return min(each for each in (self.link.heartbeat / 4, self._broker.consumer_timeout / 12, 60.0) if each)
+        soon = SECOND_CHANCE / 2 if self._others_answered is not None else 0.0
+        return min(each for each in (soon, self.link.heartbeat / 4, self._broker.consumer_timeout / 12, 60.0) if each)
 
     def keep(self) -> None:
         """Once in a while: a sign of life, claims are refreshed, and back goes what nobody claims.
@@ -686,11 +691,16 @@ class Session:
         where it was, and our claims with it."""
         patience = self._broker.timeout
         if self.link.silence() < patience or not self._broker.answers(min(patience, self.link.heartbeat / 3 or patience)):
+            self._others_answered = None
             return
-        self.link.look()
-        if (silence := self.link.silence()) >= patience:
-            why = f"not a word for {silence:.1f} s on this connection, while it answers on others"
-            self.link.fail(BrokerUnavailable(self._broker.url, why))
+        now = time.monotonic()
+        if self._others_answered is None:
+            self._others_answered = now
+        elif now - self._others_answered >= SECOND_CHANCE:
+            self.link.look()
+            if (silence := self.link.silence()) >= patience:
+                why = f"not a word for {silence:.1f} s on this connection, while it answers on others"
+                self.link.fail(BrokerUnavailable(self._broker.url, why))
 
     def deliveries(self) -> list[Delivery]:
         """What was handed out and is not settled."""
