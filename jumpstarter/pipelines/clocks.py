@@ -1,7 +1,8 @@
 """The clock that budgets, leases and loops share, and the way from a loop to a store that blocks. Knows: clock.
 
-A store is called in a thread, one hop for each batch, so that it works on asyncio and on trio and never blocks the loop. With a
-clock that was injected it is called in the loop's own thread: virtual time would jump while the loop waits for a thread.
+A store is called in a thread, so that it works on asyncio and on trio and never blocks the loop: one hop for a whole batch to look
+at the budget, one to claim, one to take from the budget, one to settle, however many rows it has. With a clock that was injected it
+is called in the loop's own thread: virtual time would jump while the loop waits for a thread.
 """
 
 from __future__ import annotations
