@@ -129,7 +129,13 @@ def test_a_join_of_three_celery_tasks_fires_once_for_each_key_while_workers_and_
         deadline = time.monotonic() + (600 if FULL else 80)
         next_kill = time.monotonic()
         while not is_done():
-            assert time.monotonic() < deadline, (store.progress("Report"), store.counts("report"), client.hlen("unacked"))
+            assert time.monotonic() < deadline, (
+                store.progress("Report"),
+                store.counts("report"),
+                client.hlen("unacked"),
+                client.keys("*report:parts:*"),
+                client.hvals("jumpstarter.quarantine"),
+            )
             if time.monotonic() >= next_kill and fleet.kills < most:
                 fleet.kill_something()
                 crew.kill_one()
