@@ -153,12 +153,10 @@ class Children:
     async def _stop(self) -> None:
         """Warm: each child finishes what it runs, however long that takes; :meth:`kill` cuts it short."""
         self._is_stopping = True
-        async with anyio.create_task_group() as telling:
-            for child in list(self._living.values()):
-                telling.start_soon(child.link.say_patiently, STOP)
-            while left := [*self._living.values(), *self._dead]:
-                await left[0].gone.wait()
-            telling.cancel_scope.cancel()
+        for child in list(self._living.values()):
+            child.link.tell(STOP)
+        while left := [*self._living.values(), *self._dead]:
+            await left[0].gone.wait()
 
     def kill(self) -> None:
         """End all children now (SIGKILL). What they hold is buried as they go."""
@@ -183,7 +181,7 @@ class Children:
         self._processes.spawn(seat, child.incarnation, theirs)
         theirs.close()
         self._on_event(f"child_{index}.spawn")
-        self._group.start_soon(self._hear, child)
+        self._group.start_soon(self._talk, child)
 
     def _seats_of(self, index: int) -> list[int]:
         return [index + turn * self._options.children for turn in range(SEATS)]
@@ -193,22 +191,29 @@ class Children:
         in_place = (self._living.get(seat) for seat in self._seats_of(index))
         return next((child for child in in_place if child is not None and not child.is_retiring), None)
 
-    async def _hear(self, child: Child) -> None:
+    async def _talk(self, child: Child) -> None:
+        """Hear what the child says, and send what it is told, until it is gone."""
         try:
-            parts: dict[str, list[str]] = {}
-            async for word, *rest in child.link.words():
-                if word == READY:
-                    self._ready(child)
-                elif word == PARKED:
-                    self._on_parked()
-                elif word == RETIRING:
-                    self._retire(child)
-                elif word == ANSWER:
-                    parts.setdefault(rest[0], []).append(rest[1])
-                elif word == ANSWERED:
-                    self._answered(rest[0], "".join(parts.pop(rest[0], ())))
+            async with anyio.create_task_group() as group:
+                group.start_soon(child.link.deliver)
+                await self._hear(child)
+                group.cancel_scope.cancel()
         finally:
             child.link.close()
+
+    async def _hear(self, child: Child) -> None:
+        parts: dict[str, list[str]] = {}
+        async for word, *rest in child.link.words():
+            if word == READY:
+                self._ready(child)
+            elif word == PARKED:
+                self._on_parked()
+            elif word == RETIRING:
+                self._retire(child)
+            elif word == ANSWER:
+                parts.setdefault(rest[0], []).append(rest[1])
+            elif word == ANSWERED:
+                self._answered(rest[0], "".join(parts.pop(rest[0], ())))
 
     def _ready(self, child: Child) -> None:
         child.is_ready = True
@@ -290,7 +295,7 @@ class Children:
     def note(self, notice: str) -> None:
         """Pass it on to all children."""
         for child in list(self._living.values()):
-            self._group.start_soon(child.link.say_patiently, NOTE, notice)
+            child.link.tell(NOTE, notice)
 
     def inquire(self, question: str, on_answer: Callable[[str], None]) -> int:
         """Ask all children that are ready; how many. ``on_answer`` is called with the answer of each that gives one."""
@@ -300,7 +305,7 @@ class Children:
         for old in list(self._questions)[:-_QUESTIONS]:
             del self._questions[old]
         for child in asked:
-            self._group.start_soon(child.link.say_patiently, ASK, number, question)
+            child.link.tell(ASK, number, question)
         return len(asked)
 
     def _answered(self, number: str, answer: str) -> None:

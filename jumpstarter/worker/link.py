@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -39,6 +40,8 @@ ANSWERED: Final = "answered"
 
 #: Characters of a part of an answer. A socket takes a line of this length whole or not at all.
 _PART: Final = 2000
+#: Lines that wait to be sent before others are left out.
+_MOST: Final = 1000
 
 
 class Link:
@@ -47,31 +50,50 @@ class Link:
     def __init__(self, channel: socket.socket) -> None:
         channel.setblocking(False)
         self._channel = channel
-        self._turn = anyio.Lock()
+        self._outbox: deque[bytes] = deque()
+        self._news: anyio.Event | None = None
 
     def say(self, *words: str) -> None:
         """Send a word, with what belongs to it, unless thousands are unread: for what is said again, or does not matter then."""
-        with contextlib.suppress(OSError):
-            self._channel.send(" ".join(map(quote, words)).encode() + b"\n")
+        if not self._outbox:
+            with contextlib.suppress(OSError):
+                self._channel.send(_line(words))
+        elif len(self._outbox) < _MOST:
+            self.tell(*words)  # a part of the first line may have gone
 
-    async def say_patiently(self, *words: str) -> None:
-        """The same, but wait until the other side has read enough, or is gone: for what must not get lost. In the loop only."""
-        line = " ".join(map(quote, words)).encode() + b"\n"
-        with contextlib.suppress(OSError, anyio.ClosedResourceError):
-            async with self._turn:
-                while True:
-                    try:
-                        self._channel.send(line)
-                    except BlockingIOError:
-                        await anyio.wait_writable(self._channel)
-                    else:
-                        return
+    def tell(self, *words: str) -> None:
+        """Send what must not get lost: what does not fit now goes when the other side has read enough. Needs :meth:`deliver`. On
+        the loop's thread."""
+        self._outbox.append(_line(words))
+        if self._news is not None:
+            self._news.set()
+
+    async def deliver(self) -> None:
+        """Send what was told, until the other side is gone."""
+        while True:
+            self._news = anyio.Event()
+            while self._outbox:
+                if not await self._send(self._outbox[0]):
+                    return
+                self._outbox.popleft()
+            await self._news.wait()
+
+    async def _send(self, line: bytes) -> bool:
+        """Send as there is room; False when the other side is gone."""
+        while line:
+            try:
+                line = line[self._channel.send(line) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._channel)
+            except ConnectionError:
+                return False
+        return True
 
     async def answer(self, number: str, text: str) -> None:
         """Send the answer to the question of that number."""
         for begin in range(0, len(text), _PART):
-            await self.say_patiently(ANSWER, number, text[begin : begin + _PART])
-        await self.say_patiently(ANSWERED, number)
+            await self._send(_line([ANSWER, number, text[begin : begin + _PART]]))
+        await self._send(_line([ANSWERED, number]))
 
     async def words(self) -> AsyncIterator[list[str]]:
         """What the other side says, each as the word and what belongs to it, until it is gone."""
@@ -92,5 +114,8 @@ class Link:
 
     def close(self) -> None:
         """Hang up."""
-        anyio.notify_closing(self._channel)
         self._channel.close()
+
+
+def _line(words: Iterable[str]) -> bytes:
+    return " ".join(map(quote, words)).encode() + b"\n"

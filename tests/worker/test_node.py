@@ -132,6 +132,34 @@ def test_a_cold_stop_returns_what_runs(start_node: StartNode, broker: Broker, re
 
 
 @pytest.mark.slow
+def test_a_child_that_is_behind_with_reading_hears_all_that_was_said(
+    start_node: StartNode, broker: Broker, results: Results
+) -> None:
+    node = start_node(TOYS, broker, results, pool="prefork", concurrency=2)
+    actor = node.actor
+    assert isinstance(actor, Node)
+    children = actor.children
+    slow, _ = children.pids
+    os.kill(slow, signal.SIGSTOP)
+    answers: list[str] = []
+    said = threading.Event()
+
+    def speak() -> None:
+        for number in range(20_000):
+            actor.cancel(str(number))
+        actor.note("x" * 500_000)  # more than a socket takes at once
+        actor.cancel("another")
+        children.inquire("noted", answers.append)
+        said.set()
+
+    node.call_soon(speak)
+    assert said.wait(30)
+    eventually(lambda: len(answers) == 1, within=10, what="the other child answers")
+    os.kill(slow, signal.SIGCONT)
+    eventually(lambda: answers == ["500000", "500000"], within=10, what="both have heard all of it")
+
+
+@pytest.mark.slow
 def test_a_child_that_is_behind_with_reading_hears_that_it_has_to_stop(
     start_node: StartNode, broker: Broker, results: Results
 ) -> None:
