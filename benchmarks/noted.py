@@ -19,7 +19,7 @@ from tests.peers import DeadlineMissed, Program
 
 _PID = struct.Struct("<i")
 #: Seconds between two looks, which take time from whoever is measured. What is reported are the times that the tasks noted.
-_LOOK = 0.02
+_LOOK = 0.005
 
 
 class Note(NamedTuple):
