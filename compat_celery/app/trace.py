@@ -387,14 +387,24 @@ class Tracer:
 
     def _tell_success(self, run: _Run) -> None:
         if self._on_success:
-            self._on_success(run.retval, run.uuid, run.args, run.kwargs)
+            self._call_hook("on_success", self._on_success, run, run.retval, run.uuid, run.args, run.kwargs)
         if signals.task_success.receivers:
             signals.task_success.send(sender=self.task, result=run.retval, runtime=run.runtime)
         if logger.isEnabledFor(logging.INFO):
             self._log_success(run)
 
+    def _call_hook(self, name: str, hook: Callable[..., Any], run: _Run, *facts: Any) -> None:
+        """Call a hook whose error changes nothing any more: it is logged, and the others are still told. Whoever measures tasks
+        waits for task_postrun."""
+        try:
+            hook(*facts)
+        except Exception:
+            if self.is_eager:
+                raise
+            logger.exception("Task %s[%s]: %s raised", self._shown_name(run), run.uuid, name)
+
     def _internal_error(self, run: _Run, error: Exception) -> None:
-        """A hook of the task failed after its result was decided: told, and nothing else changes."""
+        """What is done about a failure or a retry failed itself: told, and nothing else changes."""
         logger.error("Task %s[%s]: a hook failed: %r", self._shown_name(run), run.uuid, error, exc_info=error)
         signals.task_internal_error.send(
             sender=self.task,
@@ -520,7 +530,8 @@ class Tracer:
     def _postrun(self, run: _Run) -> None:
         task = self.task
         if self._after_return and run.state not in IGNORE_STATES:
-            self._after_return(run.state, run.retval, run.uuid, run.args, run.kwargs, None)
+            facts = (run.state, run.retval, run.uuid, run.args, run.kwargs, None)
+            self._call_hook("after_return", self._after_return, run, *facts)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(
                 sender=task,

@@ -28,7 +28,8 @@ def story() -> Iterator[list[str]]:
     """Filled with the names of the signals that are sent."""
     told: list[str] = []
     receivers: list[tuple[Any, Callable[..., None]]] = []
-    for name in ("task_prerun", "task_postrun", "task_success", "task_failure", "task_retry", "task_revoked", "task_unknown"):
+    names = ("prerun", "postrun", "success", "failure", "retry", "revoked", "unknown", "internal_error")
+    for name in (f"task_{name}" for name in names):
 
         def receive(_name: str = name, **_: Any) -> None:
             told.append(_name)
@@ -143,6 +144,23 @@ def test_a_hook_that_fails_does_not_change_what_the_task_came_to(app: Celery, ho
     assert worker.outcomes[0].status == "SUCCESS"
     assert worker.outcomes[0].action == ACK
     assert "a broken hook" in caplog.text
+
+
+def test_whoever_measures_tasks_is_told_of_the_end_though_the_tasks_hooks_fail(app: Celery, story: list[str]) -> None:
+    class Broken(Telling):
+        def on_success(self, *_: Any) -> None:
+            super().on_success()
+            raise RuntimeError("a broken hook")
+
+        def after_return(self, *_: Any) -> None:
+            super().after_return()
+            raise Reject("too late")
+
+    task = app.task(base=Broken)(lambda: 3)
+    task.story = story
+    result, worker = run(app, task)
+    assert story == ["task_prerun", "before_start", "on_success", "task_success", "after_return", "task_postrun"]
+    assert (result.get(timeout=1), worker.outcomes[0].action) == (3, ACK)
 
 
 def test_a_result_that_cannot_be_encoded_is_a_failure(app: Celery) -> None:
