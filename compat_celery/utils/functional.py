@@ -202,7 +202,8 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
 
     def __init__(self, it: Iterable[Any]) -> None:
         super().__init__()
-        self.__it: Iterator[Any] = iter(it)
+        self.__it: Any = it
+        self.__is_begun = False
         self.__consumed: list[Any] = []
         self.__done = False
         #: Seconds that the slowest item took to come.
@@ -211,6 +212,10 @@ class _regen(list[Any]):  # noqa: N801 - its name is in Celery's repr
     def _fill(self, count: int | None = None) -> None:
         """Read until ``count`` items are there (None: all)."""
         while not self.__done and (count is None or len(self.__consumed) < count):
+            if not self.__is_begun:
+                # Not before somebody reads: a query asks its database here. An __iter__ may itself read what it is given to.
+                self.__it, self.__is_begun = iter(self.__it), True
+                continue
             began = time.monotonic()
             try:
                 self.__consumed.append(next(self.__it))

@@ -36,6 +36,21 @@ def test_a_generator_can_be_read_again_and_is_read_no_further_than_needed() -> N
     assert numbers == [0, 1, 2, 3, 4]
 
 
+def test_an_iterable_is_not_begun_before_somebody_reads() -> None:
+    class Query:
+        asked = 0
+
+        def __iter__(self) -> Iterator[int]:
+            self.asked += 1
+            return iter([1, 2])
+
+    query = Query()
+    rows = regen(query)
+    assert query.asked == 0
+    assert list(rows) == list(rows) == [1, 2]
+    assert query.asked == 1
+
+
 def test_lists_need_no_regeneration() -> None:
     numbers = [1, 2]
     assert regen(numbers) is numbers
