@@ -158,13 +158,15 @@ class Pidfile:
     def read_pid(self) -> int | None:
         """The number in the file; None when there is no file.
 
-        :raises ValueError: it is no number.
+        :raises ValueError: it is no number, or its line has no end: somebody is still writing it.
         """
         try:
             text = Path(self.path).read_text(encoding="ascii")
         except FileNotFoundError:
             return None
         try:
+            if not text.endswith("\n"):
+                raise ValueError(text)
             return int(text.strip())
         except ValueError:
             raise ValueError(f"pidfile {self.path} contents invalid.") from None
@@ -175,7 +177,7 @@ class Pidfile:
             Path(self.path).unlink()
 
     def remove_if_stale(self) -> bool:
-        """Remove the file when the process that wrote it does not exist any more; answers whether there is none now."""
+        """Remove the file when the process that wrote it is not there any more; answers whether there is no file now."""
         try:
             pid = self.read_pid()
         except ValueError:
@@ -186,7 +188,7 @@ class Pidfile:
             self.remove()
             return True
         # A container's process has the same number each time.
-        if pid == os.getpid() or not _exists(pid):
+        if pid == os.getpid() or not _is_ours(pid):
             print("Stale pidfile exists - Removing it.", file=sys.stderr)
             self.remove()
             return True
@@ -210,13 +212,12 @@ class Pidfile:
 PIDFile = Pidfile
 
 
-def _exists(pid: int) -> bool:
+def _is_ours(pid: int) -> bool:
+    """Whether that process is there and may be signalled. The number of a worker that crashed may have gone to another user's."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
-    except PermissionError:  # somebody else's
-        return True
     return True
 
 

@@ -47,6 +47,21 @@ def test_a_process_becomes_a_user_in_his_groups_for_good() -> None:
     assert in_a_child(lambda: platforms.maybe_drop_privileges(uid="nobody", gid="no such group")) == 1
 
 
+@as_root
+def test_a_pid_file_whose_number_another_users_process_has_now_is_stale() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own cannot be looked into by others
+        Path(folder).chmod(0o755)
+        file = platforms.Pidfile(f"{folder}/worker.pid")
+        Path(file.path).write_text(f"{os.getpid()}\n")
+
+        def replace(user: str) -> None:
+            os.setuid(pwd.getpwnam(user).pw_uid)
+            assert file.remove_if_stale()
+
+        assert in_a_child(lambda: replace("root")) == 1
+        assert in_a_child(lambda: replace("nobody")) == 0
+
+
 def test_users_and_groups_are_found_by_name_and_number() -> None:
     assert platforms.parse_uid("root") == platforms.parse_uid("0") == platforms.parse_gid(0) == 0
     assert platforms.parse_gid(grp.getgrgid(0).gr_name) == 0

@@ -196,6 +196,15 @@ def test_a_pid_file_of_a_process_that_is_gone_is_replaced(tmp_path: Path, capsys
     lock.release()
 
 
+def test_a_pid_file_that_is_half_written_holds_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "worker.pid"
+    path.write_text("18")
+    with pytest.raises(ValueError, match="invalid"):
+        Pidfile(str(path)).read_pid()
+    path.write_text("1816\n")
+    assert Pidfile(str(path)).read_pid() == 1816
+
+
 def test_a_pid_file_of_a_process_that_runs_ends_the_program(tmp_path: Path) -> None:
     path = tmp_path / "worker.pid"
     path.write_text(f"{os.getppid()}\n")
