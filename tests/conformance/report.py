@@ -40,6 +40,16 @@ def missed(verdicts: Sequence[Verdict], frozen: Iterable[str], excepted: Iterabl
     return [verdict for verdict in wanted if verdict.outcome != "passed"]
 
 
+def share(suite: str, verdicts: Sequence[Verdict], frozen: Sequence[str]) -> tuple[str, bool]:
+    """How much of the whole yardstick passed, in words, and whether that is as much as we promise. What is left out counts as
+    missed, so that a longer list of exceptions cannot hide a fall."""
+    outcomes = {verdict.id: verdict.outcome for verdict in verdicts}
+    passed = sum(outcomes.get(each) == "passed" for each in frozen)
+    least = yardstick.LEAST.get(suite, 0)
+    promise = f" (at least {least} % are promised)" if least else ""
+    return f"{passed} of {len(frozen)}, {100 * passed / len(frozen):.1f} %{promise}", 100 * passed >= least * len(frozen)
+
+
 def table(suite: str, verdicts: Sequence[Verdict], frozen: Sequence[str]) -> list[str]:
     """Lines of a Markdown table: for each file what ours did and how many ids of the yardstick it has and passed."""
     excepted = yardstick.exceptions(suite)
