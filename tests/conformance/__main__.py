@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tests.conformance import environments, libraries, report, yardstick
@@ -107,28 +107,39 @@ class _Runner:
 
     def freeze(self) -> int:
         """Genuine Celery, all of it once, and what failed up to twice more."""
-        verdicts = {verdict.id: verdict for verdict in self.run()}
-        for _ in range(TRIES - 1):
-            failed = [verdict.id for verdict in verdicts.values() if verdict.outcome == "failed"]
-            if not failed:
-                break
-            verdicts |= {verdict.id: verdict for verdict in self.run(failed) if verdict.outcome == "passed"}
-        passed = [verdict.id for verdict in verdicts.values() if verdict.outcome == "passed"]
+        verdicts = self.best(self.run())
+        passed = [verdict.id for verdict in verdicts if verdict.outcome == "passed"]
         suite = self.suite if self.suite in SUITES else self.suite.split("/")[1]
         yardstick.freeze(suite, self.broker, files_of(self.root, self.suite), passed)
         print(f"{len(passed)} ids: {yardstick.path_of(suite, self.broker)}")
         return 0
+
+    def best(self, verdicts: Sequence[Verdict], left_out: Collection[str] = ()) -> list[Verdict]:
+        """The best of three: what failed runs up to twice more, and is named when it passes. Some of Celery's tests race against
+        the worker in their own process: test_replaced_task_nesting_level_0 clears a variable after the call that has it set."""
+        by_id = {verdict.id: verdict for verdict in verdicts}
+        for number in range(2, TRIES + 1):
+            failed = [each.id for each in by_id.values() if each.outcome == "failed" and each.id not in left_out]
+            if not failed:
+                break
+            for verdict in self.run(failed):
+                if verdict.outcome == "passed":
+                    print(f"passed when it ran for the {number}. time: {verdict.id}")
+                    by_id[verdict.id] = verdict
+        return list(by_id.values())
 
     def compare(self, ids: Sequence[str]) -> int:
         """Run and say how it went beside the yardstick."""
         verdicts = self.run(ids)
         is_whole = self.suite in SUITES and not self.options
         frozen = yardstick.read(self.suite, self.broker) if is_whole else []
+        excepted = yardstick.exceptions(self.suite)
+        if frozen:
+            verdicts = self.best(verdicts, {verdict.id for verdict in verdicts} - set(frozen) | set(excepted))
         if is_whole and self.environment.name == "ours":
             report.keep(self.suite, self.broker, "ours", verdicts)
             report.write_page()
         print("\n".join(report.table(self.suite, verdicts, frozen)))
-        excepted = yardstick.exceptions(self.suite)
         is_enough = True
         if frozen:
             wrong = report.missed(verdicts, frozen, excepted)

@@ -83,7 +83,7 @@ _HEAD = f"""# Conformance
 
 Celery {CELERY_VERSION}'s own tests, run against Jumpstarter: `import celery` gives `compat_celery`, and no celery is installed.
 This page is written by `make conformance`, which downloads the tests from PyPI and runs them, against genuine Celery as well.
-*Genuine passes* counts the ids that genuine Celery passes here in the best of three runs; *left out* are ids that reach into its
+Both sides have three tries. *Genuine passes* counts the ids that genuine Celery passes here; *left out* are ids that reach into its
 implementation, listed below with the reason.
 """
 
