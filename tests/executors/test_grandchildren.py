@@ -358,7 +358,9 @@ def test_a_handler_that_the_application_set_itself_is_inherited(nursery) -> None
 
         def wait() -> None:
             runs.set()
-            time.sleep(60)
+            # One long sleep might begin between the signal and its handler, and would be slept to its end.
+            while True:
+                time.sleep(0.01)
 
         process = multiprocessing.get_context("fork").Process(target=wait)
         process.start()
