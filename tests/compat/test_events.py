@@ -10,7 +10,9 @@ from typing import Any
 import kombu
 import pytest
 
-from compat_celery import Celery
+from compat_celery import Celery, events
+from compat_celery.events.dispatcher import EventDispatcher
+from compat_celery.events.receiver import EventReceiver
 from tests.peers import eventually
 from tests.redis_server import redis_server, shared_redis
 
@@ -86,3 +88,11 @@ def test_what_cannot_be_sent_is_kept_and_sent_later(app: Celery, monitor: Any, m
 
 def _away(*_: Any, **__: Any) -> None:
     raise OSError("the broker is away")
+
+
+def test_the_package_gives_what_celerys_gives() -> None:
+    found = {name: getattr(events, name) for name in events.__all__}
+    assert found["EventReceiver"] is EventReceiver
+    assert found["EventDispatcher"] is EventDispatcher
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = events.nothing

@@ -469,7 +469,8 @@ def test_a_storm_of_kills_leaves_no_zombie_and_no_descriptor_and_one_end_for_eve
     assert killed > 100
     assert offspring(children.place.pid) == []
     eventually(
-        lambda: {pid: len(descriptors(pid)) for pid in before} == {pid: len(was) for pid, was in before.items()},
+        # Fewer is fine: what earlier tests left to the collector may go meanwhile.
+        lambda: all(len(descriptors(pid)) <= len(was) for pid, was in before.items()),
         within=2,
         what=f"as few descriptors as before: {before}, now {[descriptors(pid) for pid in before]}",
     )
